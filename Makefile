@@ -1,0 +1,55 @@
+# Every target creates what it needs and may be run again at any time.
+# `make setup CONSTRAINTS=` ignores the tested versions; PIP_ARGS="--index-url URL" passes an index, e.g. for CPU wheels.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.genrep-setup
+FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup system demo test test-gpu lint format wheel-test clean
+
+setup: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory system
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[dev,fidelity]'
+	@touch $(STAMP)
+
+# real evaluation data; GENREP_FASHION_MNIST names another folder that holds it
+system:
+	@if [ -n "$$GENREP_FASHION_MNIST" ] || [ -e $(FASHION) ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dataset-fashion-mnist >/dev/null; \
+	else echo "Fashion-MNIST is missing: sudo apt-get install dataset-fashion-mnist, or name its folder in GENREP_FASHION_MNIST"; fi
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py --out demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+# mypy does not follow setup.cfg's package_dir: it sees the four packages through links
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p build/mypy/genrep && ln -sfn $(foreach part,generate shards train evaluate,$(CURDIR)/$(part)) build/mypy/genrep/
+	MYPYPATH=build/mypy $(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# the wheel in an empty environment outside the tree: every module imports, eight samples are generated
+wheel-test: $(STAMP)
+	sh tests/wheel.sh $(abspath $(BIN))/python $(if $(CONSTRAINTS),$(abspath $(CONSTRAINTS)))
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

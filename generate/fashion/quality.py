@@ -1,0 +1,179 @@
+"""Measure the embedded generator against held-out real images, jittered like its training data.
+
+`python -m genrep.generate.fashion.quality --weights fashion.safetensors --out quality.json`
+
+Needs the ``fidelity`` extra for the Frechet distance (torch-fidelity). Test images are never read.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrep.generate.fashion import FashionGenerator
+from genrep.generate.fashion.jitter import jitter_images
+from genrep.generate.fashion.network import NUM_CLASSES
+from genrep.shards import fashion_mnist
+
+NUM_HELD_OUT = 6000  # images on each side of every Frechet distance
+EPOCHS, BATCH_SIZE = 8, 128
+
+
+@click.command()
+@click.option("--weights", type=click.Path(exists=True, path_type=Path), help="Left out: the weights in the package.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write.")
+@click.option("--classifier", "classifier_file", type=click.Path(path_type=Path), help="Keep the real-trained classifier here.")
+@click.option("--twin/--no-twin", default=True, help="Also train a classifier on generated images.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
+def main(weights: Path | None, out: Path, classifier_file: Path | None, twin: bool, seed: int, threads: int) -> None:
+    """Frechet distances, class fidelity, the classifier trained on generated images, and the speed."""
+    torch.set_num_threads(threads)
+    draws = torch.Generator().manual_seed(seed)
+    learn = jittered("learn", draws)
+    held_out = jittered("held-out", draws)
+    classifier = trained_classifier(learn, seed=seed, file=classifier_file)
+    conditional, unconditional = (FashionGenerator(mode, weights=weights) for mode in ("class", "null"))
+    num_views = NUM_HELD_OUT
+    labels = torch.arange(num_views) % NUM_CLASSES
+    by_class = rendered(conditional, num_views, labels, draws)
+    by_null = rendered(unconditional, num_views, None, draws)
+    sets = {
+        "held_out": held_out.images,
+        "floor": learn.images[torch.randperm(len(learn.images), generator=draws)[:num_views]],
+        "class_mode": by_class,
+        "null_mode": by_null,
+    }
+    features = {name: classifier.features_of(images) for name, images in sets.items()}
+    distance = {name: frechet_distance(value, features["held_out"]) for name, value in features.items() if name != "held_out"}
+    result = {
+        "seed": seed,
+        "images_a_side": num_views,
+        "frechet_distance": distance,
+        "times_floor": {mode: distance[mode] / distance["floor"] for mode in ("class_mode", "null_mode")},
+        "real_accuracy_held_out": accuracy(classifier, held_out.images, held_out.labels),
+        "class_fidelity": accuracy(classifier, by_class, labels),
+        "null_mode_class_shares": (classifier.predict(by_null).bincount(minlength=NUM_CLASSES) / num_views).tolist(),
+        "images_per_s_one_thread": images_per_second(conditional),
+    }
+    if twin:
+        result["classifier_trained_on_generated"] = twin_accuracy(conditional, held_out, len(learn.images), draws, seed)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    click.echo(json.dumps(result, indent=1))
+
+
+class Labelled:
+    """Images float32 (N, 1, 28, 28) in [-1, 1] with labels int64 (N,)."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+
+def jittered(part: fashion_mnist.Part, draws: torch.Generator) -> Labelled:
+    """Real images of one part, each jittered once."""
+    data = fashion_mnist.load(part)
+    return Labelled(jitter_images(torch.from_numpy(data.images.copy()), draws), torch.from_numpy(data.labels.copy()))
+
+
+class Classifier(nn.Module):
+    """Images (B, 1, 28, 28) in [-1, 1] -> logits (B, 10), through 128 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [(1, 32, 1), (32, 64, 2), (64, 128, 2), (128, 128, 1)]  # in, out, stride
+        self.body = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(i, o, 3, stride=s, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+                for i, o, s in widths
+            ),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(128, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+    @torch.no_grad()
+    def features_of(self, images: Tensor) -> Tensor:
+        return torch.cat([self.body(batch) for batch in images.split(500)])
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        return self.head(self.features_of(images)).argmax(dim=1)
+
+
+def trained_classifier(data: Labelled, *, seed: int, file: Path | None = None) -> Classifier:
+    """Train on ``data`` for a fixed budget (AdamW, one cycle), or read what an earlier call kept in ``file``."""
+    torch.manual_seed(seed)
+    classifier = Classifier().to(memory_format=torch.channels_last)
+    if file is not None and file.exists():
+        classifier.load_state_dict(torch.load(file, weights_only=True))
+        return classifier.eval()
+    steps = EPOCHS * (len(data.images) // BATCH_SIZE)
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    draws = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        order = torch.randperm(len(data.images), generator=draws)
+        for chosen in order[: len(order) // BATCH_SIZE * BATCH_SIZE].split(BATCH_SIZE):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = classifier(data.images[chosen].contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), data.labels[chosen])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    if file is not None:
+        torch.save(classifier.state_dict(), file)
+    return classifier.eval()
+
+
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+    return (classifier.predict(images) == labels).double().mean().item()
+
+
+@torch.no_grad()
+def rendered(generator: FashionGenerator, count: int, labels: Tensor | None, draws: torch.Generator) -> Tensor:
+    """Images (count, 1, 28, 28), rounded to grey levels as they would be stored."""
+    latents = torch.randn(count, generator.latent_dim, generator=draws)
+    chunks = labels.split(500) if labels is not None else [None] * len(latents.split(500))
+    images = [generator.render(z, y) for z, y in zip(latents.split(500), chunks, strict=True)]
+    return (torch.cat(images) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Frechet distance of two feature sets (N, 128), by torch-fidelity."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    statistics = [fid_features_to_statistics(features.double()) for features in (first, second)]
+    return float(fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"])
+
+
+def twin_accuracy(generator: FashionGenerator, real: Labelled, count: int, draws: torch.Generator, seed: int) -> float:
+    """Accuracy on real images of a classifier that saw generated ones alone."""
+    labels = torch.arange(count) % NUM_CLASSES
+    generated = Labelled(rendered(generator, count, labels, draws), labels)
+    return accuracy(trained_classifier(generated, seed=seed), real.images, real.labels)
+
+
+@torch.no_grad()
+def images_per_second(generator: FashionGenerator, *, micro_batch: int = 64, rounds: int = 7) -> float:
+    """Median of ``rounds`` timings of ten micro-batches in float32 on one thread."""
+    torch.set_num_threads(1)
+    latents, labels = torch.randn(micro_batch, generator.latent_dim), torch.arange(micro_batch) % NUM_CLASSES
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(10):
+            generator.render(latents, labels)
+        seconds.append(time.perf_counter() - started)
+    return round(10 * micro_batch / sorted(seconds)[rounds // 2], 1)
+
+
+if __name__ == "__main__":
+    main()
