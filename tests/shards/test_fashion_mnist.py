@@ -38,7 +38,9 @@ def test_a_missing_data_set_says_where_it_was_sought_and_how_to_get_it(tmp_path)
         fashion_mnist.load("learn", root=tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0\0\0\0" + data, lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"\0\0\0\0" + data, lambda data: b""]
+)
 def test_a_damaged_file_is_refused_by_name(folder, damage):
     path = folder / "train-labels-idx1-ubyte"
     path.write_bytes(damage(path.read_bytes()))

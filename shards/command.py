@@ -1,0 +1,220 @@
+"""genrep-shards: what one does with a set that is there, and real images made into one."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from genrep.shards.cli import Group
+from genrep.shards.errors import DataError
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+quiet_option = click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Look at a set of shards, check it, draw it, or import real images as one.
+
+    \b
+    Example: what is in a set, and whether it is whole
+      genrep-shards info data
+      genrep-shards verify data
+    """
+
+
+@main.command()
+@folder_argument
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with every shard and class.")
+@quiet_option
+def info(folder: Path, *, as_json: bool, quiet: bool) -> None:
+    """Recipe, totals, shards, class balance, and the bytes of generator, recipe and set.
+
+    With --quiet only the exit status tells whether DIR holds a finished set.
+
+    \b
+    Example:
+      genrep-shards info data
+    """
+    import json
+
+    from genrep.shards.info import as_text, describe
+
+    with _faults_in_one_line():
+        told = describe(folder)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    elif not quiet:
+        click.echo(as_text(told))
+
+
+@main.command()
+@folder_argument
+@click.option("--deep", is_flag=True, help="Also compare and decode every member.")
+@quiet_option
+def verify(folder: Path, *, deep: bool, quiet: bool) -> None:
+    """Compare shards with recipe, manifest and tables; every fault is named, and then the exit status is 1.
+
+    \b
+    Example: hashes and structure; then every image, latent and label as well
+      genrep-shards verify data
+      genrep-shards verify data --deep
+    """
+    from genrep.shards.info import printable
+    from genrep.shards.layout import layout_of
+    from genrep.shards.manifest import read_recipe
+    from genrep.shards.reader import check_finished
+    from genrep.shards.verify import verify as find_faults
+
+    with _faults_in_one_line():
+        check_finished(folder)
+        num_samples = layout_of(read_recipe(folder)).num_samples
+        with _progress(" samples", quiet=quiet) as show:
+            done = 0
+
+            def advance(samples: int) -> None:
+                nonlocal done
+                done += samples
+                show(done, num_samples)
+
+            faults = find_faults(folder, deep=deep, progress=advance)
+    for fault in faults:
+        click.echo(printable(str(fault)))
+    if faults:
+        raise click.ClickException(
+            f"{folder} is damaged ({len(faults)} found): get these files again, or remove the shards with their tables "
+            "and run the command that made the set"
+        )
+    if not quiet:
+        click.echo(f"{folder} is whole: {num_samples:,} samples{' and every member' if deep else ''} checked")
+
+
+@main.command()
+@folder_argument
+@click.option(
+    "--out",
+    default="preview.png",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="PNG file to draw.",
+)
+@click.option("--rows", default=10, show_default=True, type=click.IntRange(1, 100), help="Samples to draw, at most.")
+@click.option("--panels", is_flag=True, help="The six panels of the paper's figure; the set needs views gauss,steer.")
+@quiet_option
+def preview(folder: Path, *, out: Path, rows: int, panels: bool, quiet: bool) -> None:
+    """Draw samples of a set as a contact sheet: a row a sample, the anchor and then its views.
+
+    \b
+    Example: the views of a set; the figure of the paper
+      genrep-shards preview data --out sheet.png
+      genrep-generate --n 100 --views gauss,steer,independent --out kinds
+      genrep-shards preview kinds --panels --out panels.png
+    """
+    from genrep.shards import atomic
+    from genrep.shards.preview import contact_sheet
+    from genrep.shards.reader import ShardDataset
+
+    with _faults_in_one_line():
+        dataset = ShardDataset(folder)
+        atomic.write(out, contact_sheet(dataset, num_rows=rows, panels=panels))
+    if not quiet:
+        click.echo(f"{min(rows, len(dataset))} of {len(dataset):,} samples of {folder} drawn in {out}")
+
+
+@main.command("import")
+@click.argument("source", metavar="fashion-mnist|DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new set.")
+@click.option("--n", "num_images", type=click.IntRange(1, 10**9), help="Only the first so many images.  [default: all]")
+@click.option(
+    "--resize", type=click.IntRange(1, 1 << 13), help="Short side resized to so many pixels, then the centre."
+)
+@click.option(
+    "--format", "image_format", type=click.Choice(["png", "jpg", "webp"]), help="[default: png up to 64 px, jpg above]"
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="Of jpg and webp.  [default: 95 for jpg, lossless webp]")
+@click.option("--shard-size", type=click.IntRange(min=1), help="Samples a shard.  [default: 256-4096 by image size]")
+@quiet_option
+def import_(
+    source: str,
+    *,
+    out: Path,
+    num_images: int | None,
+    resize: int | None,
+    image_format: str | None,
+    quality: int | None,
+    shard_size: int | None,
+    quiet: bool,
+) -> None:
+    """Make shards of real images: Fashion-MNIST, or a folder with a sub-folder for every class.
+
+    Of Fashion-MNIST the 54,000 images to learn from are taken. The label of a folder's image is the place of its
+    class among the sorted names; images come in the order of class and file name.
+
+    \b
+    Example: a baseline on real images
+      genrep-shards import fashion-mnist --out data/real
+      genrep-shards import photos/train --resize 128 --out data/photos
+    """
+    import os
+
+    from genrep.shards.importer import fashion_mnist_source, folder_source, import_images
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _faults_in_one_line():
+            if source == "fashion-mnist":
+                images = fashion_mnist_source(num_images=num_images, resize=resize)
+            else:
+                with _progress(" headers", quiet=quiet) as show:
+                    images = folder_source(
+                        Path(source),
+                        num_images=num_images,
+                        resize=resize,
+                        workers=os.cpu_count() or 1,
+                        progress=show,
+                    )
+            with _progress(" images", quiet=quiet) as show:
+                manifest = import_images(
+                    images, out, image_format=image_format, quality=quality, shard_size=shard_size, progress=show
+                )
+    except KeyboardInterrupt:
+        where = f" (finished shards are in {out})" if out.exists() else ""
+        raise click.ClickException(f"interrupted{where}; run the same command to continue") from None
+    if not quiet:
+        click.echo(f"{manifest.num_samples:,} images in {len(manifest.shards)} shards in {out}")
+
+
+@contextmanager
+def _faults_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:  # what the user can mend; a bug of ours keeps its traceback
+        from genrep.shards.info import printable
+
+        raise click.ClickException(printable(str(error))) from error
+
+
+@contextmanager
+def _progress(unit: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, moved by (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:  # what an earlier run did counts as done, not as fast
+                bar.total, bar.initial, bar.n = total, done, done
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""A finished set as a dataset: any sample by its position, from memory-mapped tars."""
+
+import json
+import mmap
+import operator
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrep.shards.codec import decode_into
+from genrep.shards.errors import DataError
+from genrep.shards.layout import MANIFEST, ShardSpec, key, layout_of
+from genrep.shards.manifest import read_manifest, read_recipe
+from genrep.shards.npy import latents_of
+from genrep.shards.sample import Sample
+from genrep.shards.table import ShardTable, read_table
+from genrep.shards.tar import BLOCK
+
+MAX_MAPPED = 128  # tars mapped at once: each takes one of the thousand or so descriptors that a process may have
+
+Value = TypeVar("Value")
+
+
+def open(folder: str | os.PathLike[str]) -> "ShardDataset":
+    """Open a finished set for random access.
+
+    Raises:
+        DataError: If there is no set, if it is unfinished, or if a shard is missing or has another size.
+    """
+    return ShardDataset(folder)
+
+
+def read(folder: str | os.PathLike[str]) -> Iterator[Sample]:
+    """All samples of a finished set in order; raises as ``open``, at once."""
+    return iter(ShardDataset(folder))
+
+
+class ShardDataset:
+    """N samples by position 0 to N-1: a torch-style dataset that can be pickled and read from several threads.
+
+    Tables and tars are opened when a sample of theirs is first asked for.
+
+    Attributes:
+        folder: Where the set lies.
+        manifest: Of the set.
+        recipe: Of the set, as in ``recipe.json``.
+        num_views: Views beside the anchor, K.
+        image_shape: Height and width (H, W).
+        channels: Of the stored images, 1 or 3.
+        member_names: Members of every sample in archive order.
+        shard_counts: Samples in each shard.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        check_finished(self.folder)
+        self.manifest = read_manifest(self.folder)
+        self.recipe = self.manifest.recipe
+        layout = layout_of(self.recipe)
+        self.num_views = layout.num_views
+        height, width, self.channels = layout.image_shape
+        self.image_shape = height, width
+        self.member_names = layout.members
+        self._shards = layout.shards
+        self._starts = [shard.first for shard in self._shards]
+        self.shard_counts = [shard.count for shard in self._shards]
+        self._places: dict[int, NDArray[np.int64]] = {}  # shard -> (S, M, 2), offset and size of each member
+        self._archives: dict[int, memoryview] = {}
+        self._opening = Lock()
+        for entry in self.manifest.shards:
+            _check_size(self.folder / entry.name, entry.bytes)
+
+    def __len__(self) -> int:
+        return self.manifest.num_samples
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[position] for position in range(len(self)))
+
+    def __getitem__(self, position: int) -> Sample:
+        """One sample, decoded.
+
+        Raises:
+            DataError: If a member of it is damaged.
+        """
+        position = self._checked(position)
+        members = self.members(position)
+        images = np.empty((1 + self.num_views, *self.image_shape, 3), np.uint8)
+
+        def parsed(member: str, parse: Callable[[memoryview], Value]) -> Value:
+            try:
+                return parse(members[member])
+            except DataError as error:
+                raise self._damage(position, member, str(error)) from error
+            except (ValueError, RecursionError) as error:
+                raise self._damage(position, member, f"cannot be read ({error})") from error
+
+        for member, image in zip(self.member_names, images, strict=False):  # the image members come first
+            parsed(member, partial(decode_into, out=image))
+        return Sample(
+            index=position,
+            images=images,
+            latents=parsed("latents.npy", partial(latents_of, num_images=len(images))).copy(),
+            label=parsed("cls", lambda content: int(bytes(content))),
+            meta=parsed("json", _parse_object),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process maps the tars itself
+        return ShardDataset, (self.folder,)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 (N,), -1 where there is none; from the tables, no tar is read."""
+        return np.concatenate([self._table(shard, "labels").labels for shard in self._shards])
+
+    def members(self, position: int, names: Sequence[str] | None = None) -> dict[str, memoryview]:
+        """Encoded members of one sample, without a copy.
+
+        Args:
+            names: Those of ``member_names`` that are wanted; all by default.
+
+        Raises:
+            DataError: If the tar holds another member where its table says that one of these is.
+        """
+        position = self._checked(position)
+        number = bisect_right(self._starts, position) - 1
+        places = self._shard_places(number)[position - self._starts[number]].tolist()
+        archive = self._archive(number)
+        found = {}
+        for member, (offset, size) in zip(self.member_names, places, strict=True):
+            if names is not None and member not in names:
+                continue
+            name = f"{key(position)}.{member}".encode()
+            header = archive[offset - BLOCK : offset]
+            if header[: len(name) + 1] != name + b"\0" or header[124:135] != b"%011o" % size:
+                raise self._damage(position, member, "is not where the table of the shard says")
+            found[member] = archive[offset : offset + size]
+        return found
+
+    def _checked(self, position: int) -> int:
+        """The position from the front; IndexError ends a loop over the dataset."""
+        position = operator.index(position)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"position {position} in a set of {len(self)} samples")
+        return position % len(self)
+
+    def _table(self, shard: ShardSpec, *parts: str) -> ShardTable:
+        path = self.folder / shard.table
+        return read_table(path, members=self.member_names, num_samples=shard.count, parts=parts)
+
+    def _shard_places(self, number: int) -> NDArray[np.int64]:
+        places = self._places.get(number)
+        if places is None:
+            table = self._table(self._shards[number], "offsets", "sizes")
+            offsets, sizes = (
+                np.stack([by_member[member] for member in self.member_names], axis=1)
+                for by_member in (table.offsets, table.sizes)
+            )
+            end = self.manifest.shards[number].bytes
+            if not ((offsets >= BLOCK) & (sizes >= 0) & (sizes <= end) & (offsets <= end - sizes)).all():
+                path = self.folder / self._shards[number].table
+                raise DataError(f"{path} places members outside of its tar: {self._remedy}")
+            self._places[number] = places = np.stack([offsets, sizes], axis=2)
+        return places
+
+    def _archive(self, number: int) -> memoryview:
+        archive = self._archives.get(number)
+        if archive is None:
+            with self._opening:
+                while len(self._archives) >= MAX_MAPPED:  # members handed out keep their tar mapped
+                    del self._archives[next(iter(self._archives))]
+                entry = self.manifest.shards[number]
+                self._archives[number] = archive = _mapped(self.folder / entry.name, entry.bytes)
+        return archive
+
+    @property
+    def _remedy(self) -> str:
+        return f"genrep-shards verify {self.folder} lists all damage"
+
+    def _damage(self, position: int, member: str, what: str) -> DataError:
+        shard = self._shards[bisect_right(self._starts, position) - 1].name
+        return DataError(f"{self.folder / shard}: member {key(position)}.{member} {what}; {self._remedy}")
+
+
+def check_finished(folder: Path) -> None:
+    """Raises DataError for a folder without a set, and for an unfinished set one that says how far it is."""
+    recipe = read_recipe(folder)
+    if (folder / MANIFEST).exists():
+        return
+    shards = layout_of(recipe).shards
+    there = sum((folder / shard.name).exists() for shard in shards)
+    command = "genrep-shards import" if recipe.get("kind") == "imported" else "genrep-generate"
+    raise DataError(
+        f"{folder} is not finished: {there} of {len(shards)} shards are there and no {MANIFEST}; "
+        f"the {command} command that began it, run again, continues it"
+    )
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} is missing ({error.strerror}): {_GET_AGAIN}") from error
+    if found != expected:
+        what = "is truncated" if found < expected else "is too long"
+        raise DataError(f"{path} {what}, {found:,} bytes where the manifest says {expected:,}: {_GET_AGAIN}")
+
+
+_GET_AGAIN = "get it again, or remove it and run the command that made the set"
+
+
+def _mapped(path: Path, expected: int) -> memoryview:
+    _check_size(path, expected)  # it may have changed since the set was opened
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+
+
+def _parse_object(content: memoryview) -> dict[str, Any]:
+    value = json.loads(bytes(content))
+    if not isinstance(value, dict):
+        raise ValueError("JSON of another kind than an object")
+    return value

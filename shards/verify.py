@@ -1,0 +1,244 @@
+"""Whether a set is whole and unchanged, and where not."""
+
+import json
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrep.shards import tar
+from genrep.shards.codec import decode_into
+from genrep.shards.errors import DataError
+from genrep.shards.layout import MANIFEST, WIDS_INDEX, SetLayout, ShardSpec, layout_of
+from genrep.shards.manifest import ShardEntry, build_manifest, read_manifest, read_recipe, wids_bytes
+from genrep.shards.npy import latents_of
+from genrep.shards.table import ShardFacts, ShardTable, read_table
+
+MAX_FAULTS = 20  # listed for one shard
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong and where.
+
+    Attributes:
+        shard: Name of the shard, or of the other file of the set that is wrong.
+        key: Of the sample; empty if it is not one sample's fault.
+        member: Such as ``anchor.png``; empty if it is not one member's fault.
+        message: What is wrong, in one line.
+    """
+
+    shard: str
+    key: str
+    member: str
+    message: str
+
+    def __str__(self) -> str:
+        sample = f", sample {self.key}" if self.key else ""
+        member = f", {self.member}" if self.member else ""
+        return f"{self.shard}{sample}{member}: {self.message}"
+
+
+def verify(folder: Path, *, deep: bool = False, progress: Callable[[int], object] | None = None) -> list[Fault]:
+    """Compare a set with its recipe, its manifest and its tables; at most some twenty faults a shard are listed.
+
+    Every shard must be there, with the size and the sha256 that manifest and table give, and its headers must be
+    those of the members in the table. A shard with another sha256 is searched for the members that differ.
+
+    Args:
+        deep: Compare every member with its sha256 in the table, and read it: images of the right size, latents,
+            label, metadata.
+        progress: Called after each shard with the number of its samples.
+
+    Raises:
+        DataError: If the folder is none of a set.
+    """
+    folder = Path(folder)
+    recipe = read_recipe(folder)
+    layout = layout_of(recipe)
+    plan = layout.shards
+    faults: list[Fault] = []
+    facts: dict[ShardSpec, ShardFacts] = {}
+    for spec in plan:
+        path = folder / spec.name
+        try:
+            table = read_table(folder / spec.table, members=layout.members, num_samples=spec.count)
+        except DataError as error:
+            faults += [Fault(spec.name, "", "", str(error)), *_faults_without_table(path, spec, layout)]
+        else:
+            facts[spec] = table.facts
+            faults += _first(_faults_of_shard(path, spec, layout, table, deep=deep), spec)
+        if progress is not None:
+            progress(spec.count)
+    planned = {spec.name for spec in plan}
+    strangers = sorted(path.name for path in folder.glob("shard-*.tar") if path.name not in planned)
+    faults += [Fault(name, "", "", "is no shard of this recipe: remove it") for name in strangers]
+    return faults + _faults_of_manifest(folder, recipe, facts)
+
+
+def _first(faults: Iterator[Fault], spec: ShardSpec) -> list[Fault]:
+    listed = list(islice(faults, MAX_FAULTS))
+    return listed + [Fault(spec.name, "", "", "has more faults than these") for _ in islice(faults, 1)]
+
+
+def _faults_of_manifest(folder: Path, recipe: Mapping[str, Any], facts: Mapping[ShardSpec, ShardFacts]) -> list[Fault]:
+    """Hold the manifest against the tables that could be read."""
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        return [Fault(MANIFEST, "", "", str(error))]
+    expected = build_manifest(recipe, facts)
+    listed = {shard.name: shard for shard in manifest.shards}
+    faults = [
+        Fault(MANIFEST, "", "", f"differs from the table of {shard.name} in {_differing(listed[shard.name], shard)}")
+        for shard in expected.shards
+        if listed[shard.name] != shard
+    ]
+    if faults or len(facts) < len(manifest.shards):  # known already, and nothing whole to compare with
+        return faults
+    if manifest != expected:
+        faults.append(Fault(MANIFEST, "", "", "is not what recipe and tables give"))
+    index = folder / WIDS_INDEX
+    if not (index.is_file() and index.read_bytes() == wids_bytes(expected)):
+        faults.append(Fault(WIDS_INDEX, "", "", "is missing, or not the index of these shards"))
+    return faults
+
+
+def _differing(listed: ShardEntry, expected: ShardEntry) -> str:
+    names = [field.name for field in fields(ShardEntry)]
+    return ", ".join(name for name in names if getattr(listed, name) != getattr(expected, name))
+
+
+def _faults_without_table(path: Path, spec: ShardSpec, layout: SetLayout) -> list[Fault]:
+    """What can be said of a tar whose table is of no use."""
+    expected = [f"{key}.{member}" for key in spec.keys for member in layout.members]
+    try:
+        names = [member.name for member in islice(tar.walk(_mapped(path)), len(expected) + 1)]
+    except DataError as error:
+        return [Fault(spec.name, "", "", str(error))]
+    return [] if names == expected else [Fault(spec.name, "", "", "does not hold the members of its samples in order")]
+
+
+def _faults_of_shard(
+    path: Path, spec: ShardSpec, layout: SetLayout, table: ShardTable, *, deep: bool
+) -> Iterator[Fault]:
+    """Hold one tar against its table."""
+    try:
+        archive = _mapped(path)
+        found = _sha256(path)
+    except DataError as error:
+        yield Fault(spec.name, "", "", str(error))
+        return
+    displacement = _displacement(archive, spec, table)
+    if displacement:
+        yield Fault(spec.name, "", "", displacement)
+        return
+    is_same = found == table.facts.tar_sha256
+    num_faults = 0
+    for fault in _faults_of_headers(archive, spec, table):
+        num_faults += 1
+        yield fault
+    if deep or not is_same:
+        for fault in _faults_of_members(archive, spec, layout, table, deep=deep):
+            num_faults += 1
+            yield fault
+    if not is_same and not num_faults:
+        yield Fault(spec.name, "", "", "differs from its sha256 in the table, outside of its members")
+
+
+def _displacement(archive: memoryview, spec: ShardSpec, table: ShardTable) -> str:
+    """Why the members cannot be where the table says; empty if they can."""
+    sizes, offsets = _in_archive_order(table.sizes), _in_archive_order(table.offsets)
+    if list(table.keys) != spec.keys:
+        return "its table has not the keys of its samples in order"
+    if (sizes < 0).any() or (sizes >= tar.MAX_BYTES).any() or (offsets != tar.data_offsets(sizes)).any():
+        return "its table places members where they cannot be"
+    needed = tar.archive_bytes(sizes)
+    if len(archive) != needed or table.facts.tar_bytes != needed:
+        return f"has {len(archive):,} bytes, its table says {table.facts.tar_bytes:,} and lists members for {needed:,}"
+    return ""
+
+
+def _faults_of_headers(archive: memoryview, spec: ShardSpec, table: ShardTable) -> Iterator[Fault]:
+    names = tar.member_names(spec.first, spec.count, list(table.sizes))
+    expected = tar.headers(names, _in_archive_order(table.sizes)).view(np.int64)
+    blocks = np.frombuffer(archive, np.int64).reshape(-1, tar.BLOCK // 8)
+    found = blocks.take(_in_archive_order(table.offsets) // tar.BLOCK - 1, axis=0)
+    if not np.array_equal(found, expected):
+        for name in names[(found != expected).any(axis=1)].tolist():
+            key, _, member = name.decode().partition(".")
+            yield Fault(spec.name, key, member, "its header in the tar is not that of this member in the table")
+
+
+def _in_archive_order(by_member: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.stack(list(by_member.values()), axis=1).ravel()
+
+
+def _faults_of_members(
+    archive: memoryview, spec: ShardSpec, layout: SetLayout, table: ShardTable, *, deep: bool
+) -> Iterator[Fault]:
+    """Hold the bytes of every member against the table and, if ``deep``, read them."""
+    image = np.empty(layout.image_shape, np.uint8)
+    places = {m: list(zip(table.offsets[m].tolist(), table.sizes[m].tolist(), strict=True)) for m in layout.members}
+    digests = {member: table.digests[member].tobytes() for member in layout.members}
+    for row, (key, label) in enumerate(zip(spec.keys, table.labels.tolist(), strict=True)):
+        for member in layout.members:
+            offset, size = places[member][row]
+            content = archive[offset : offset + size]
+            if sha256(content).digest() != digests[member][32 * row : 32 * row + 32]:
+                yield Fault(spec.name, key, member, "differs from its sha256 in the table")
+            elif deep:
+                try:
+                    _check_content(member, content, layout, index=spec.first + row, label=label, image=image)
+                except DataError as error:
+                    yield Fault(spec.name, key, member, str(error))
+
+
+def _check_content(
+    member: str, content: memoryview, layout: SetLayout, *, index: int, label: int, image: NDArray[np.uint8]
+) -> None:
+    if member == "latents.npy":
+        latents_of(content, num_images=1 + layout.num_views)
+    elif member == "cls":
+        if content != b"%d" % label:
+            raise DataError(f"is {bytes(content[:20])!r} where the table has label {label}")
+    elif member == "json":
+        try:
+            meta = json.loads(bytes(content))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"is no JSON ({type(error).__name__})") from error
+        if not isinstance(meta, dict) or meta.get("index") != index:
+            raise DataError(f"is not that of sample index {index}")
+    else:
+        decode_into(content, image)
+
+
+def _mapped(path: Path) -> memoryview:
+    """The bytes of a file, unread."""
+    if not path.is_file():  # opening a pipe would wait for its other end
+        raise DataError("is missing")
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:  # ValueError: it is empty
+        raise DataError(f"cannot be read ({error})") from error
+
+
+def _sha256(path: Path) -> str:
+    """Read, not mapped: a failing disk is then an error and not the end of the process."""
+    digest, chunk = sha256(), bytearray(_CHUNK)
+    view = memoryview(chunk)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(chunk):
+                digest.update(view[:count])
+    except OSError as error:
+        raise DataError(f"cannot be read ({error})") from error
+    return digest.hexdigest()

@@ -1,0 +1,242 @@
+"""From batches of rendered samples to shards, tables and a finished set."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrep.shards import atomic, tar
+from genrep.shards.batch import Batch
+from genrep.shards.codec import encode
+from genrep.shards.errors import DataError
+from genrep.shards.layout import MANIFEST, README, RECIPE, TABLES, WIDS_INDEX, SetLayout, ShardSpec, layout_of
+from genrep.shards.manifest import Manifest, build_manifest, json_bytes, manifest_bytes, read_recipe, wids_bytes
+from genrep.shards.npy import npy_header
+from genrep.shards.readme import readme_bytes
+from genrep.shards.table import ShardFacts, ShardTable, read_facts, table_bytes
+
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class DatasetWriter:
+    """Write the set of one recipe into one folder: its shards in any order, from any number of processes.
+
+    A shard is whole or absent: its table gets its name before its tar, and the tar's name is the commit.
+    """
+
+    def __init__(
+        self, out: Path, recipe: Mapping[str, Any], *, licence: str | None = None, encode_workers: int = 1
+    ) -> None:
+        """Claim the folder for the recipe.
+
+        Args:
+            out: Made if it is missing; it may hold a part of the same set, and nothing else.
+            licence: Under which the images stand, if the generator says so.
+            encode_workers: Threads that encode while the caller renders; the bytes do not depend on it.
+
+        Raises:
+            DataError: If the folder holds another recipe or foreign files, or cannot be written.
+        """
+        self.folder = Path(out)
+        self.recipe: dict[str, Any] = json.loads(json_bytes(recipe))
+        self._licence = licence
+        self._encode_workers = encode_workers
+        self._layout = layout_of(self.recipe)
+        self._plan = self._layout.shards
+        _claim(self.folder, self.recipe)
+
+    def missing_shards(self) -> list[ShardSpec]:
+        """The shards that are still to be written.
+
+        Raises:
+            DataError: If a shard that is there has not the size that its table says.
+        """
+        return [spec for spec in self._plan if self._facts(spec) is None]
+
+    def write_shard(self, spec: ShardSpec, batches: Iterable[Batch], environment: Mapping[str, Any]) -> None:
+        """Encode the samples of a shard and commit it; one that is there already stays as it is.
+
+        While a batch is being encoded, the next is drawn from ``batches`` in the caller's thread. The shard lies in
+        memory until it is whole. Whatever ends this early leaves nothing behind under a shard's name.
+
+        Args:
+            batches: Together the samples of ``spec``, in order.
+            environment: What pixels depend on beside the recipe; kept in the table.
+
+        Raises:
+            DataError: If something cannot be written.
+        """
+        if self._facts(spec) is not None:
+            return
+        samples = _joined(list(self._encoded(spec, batches)))
+        members = self._layout.members
+        archive = tar.pack(tar.member_names(spec.first, spec.count, members), samples.contents)
+        sizes = np.fromiter(map(len, samples.contents), np.int64, len(samples.contents))
+        offsets = tar.data_offsets(sizes)
+
+        def by_member(values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+            return {member: values[place :: len(members)] for place, member in enumerate(members)}
+
+        table = ShardTable(
+            facts=ShardFacts(sha256(archive).hexdigest(), len(archive), environment, self._licence),
+            keys=spec.keys,
+            labels=samples.labels,
+            offsets=by_member(offsets),
+            sizes=by_member(sizes),
+            digests=by_member(samples.digests),
+            columns=samples.columns,
+        )
+        table_path, tar_path = self.folder / spec.table, self.folder / spec.name
+        with (
+            atomic.staged(table_path, table_bytes(table)) as new_table,
+            atomic.staged(tar_path, archive) as new_tar,
+            atomic.locked(self.folder / RECIPE),  # a table never meets the tar of another environment
+        ):
+            if not tar_path.exists():
+                atomic.put_in_place(new_table, table_path)
+                atomic.put_in_place(new_tar, tar_path)
+
+    def finish(self) -> Manifest:
+        """Write what describes the finished set, its manifest last; one that is there already stays as it is.
+
+        Raises:
+            DataError: If a shard is missing or something cannot be written.
+        """
+        found = {spec: self._facts(spec) for spec in self._plan}
+        facts = {spec: fact for spec, fact in found.items() if fact is not None}
+        missing = [spec.name for spec in self._plan if spec not in facts]
+        if missing:
+            raise DataError(
+                f"{self.folder} lacks {len(missing)} of {len(self._plan)} shards, first {missing[0]}: "
+                "run the same command to continue"
+            )
+        manifest = build_manifest(self.recipe, facts)
+        content, path = manifest_bytes(manifest), self.folder / MANIFEST
+        with atomic.reported(path):
+            is_there = path.exists() and path.read_bytes() == content
+        if not is_there:
+            atomic.write(self.folder / README, readme_bytes(manifest))
+            atomic.write(self.folder / WIDS_INDEX, wids_bytes(manifest))
+            atomic.write(path, content)  # last: its presence means finished
+        return manifest
+
+    def _facts(self, spec: ShardSpec) -> ShardFacts | None:
+        """What the table of a finished shard says; None if the shard is missing."""
+        path = self.folder / spec.name
+        with atomic.reported(path):
+            if not path.exists():
+                return None
+            size = path.stat().st_size
+        facts = read_facts(self.folder / spec.table)
+        if size != facts.tar_bytes:
+            raise DataError(
+                f"{path} has {size:,} bytes where its table says {facts.tar_bytes:,}, so it was damaged later: "
+                "remove it and run the same command to make it again"
+            )
+        return facts
+
+    def _encoded(self, spec: ShardSpec, batches: Iterable[Batch]) -> Iterator["_Encoded"]:
+        waiting: deque[Future[_Encoded]] = deque()
+        position = spec.first
+        with ThreadPoolExecutor(self._encode_workers) as pool:
+            for batch in batches:
+                if batch.first != position or batch.images.shape[2:] != self._layout.image_shape:
+                    raise ValueError(
+                        f"the batch of {batch.images.shape[2:]} images from sample {batch.first} on does not continue "
+                        f"a shard of {self._layout.image_shape} images at sample {position}"
+                    )
+                position += len(batch)
+                waiting.append(pool.submit(_encode, batch, self._layout))
+                if len(waiting) > 2 * self._encode_workers:
+                    yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
+        if position != spec.first + spec.count:
+            raise ValueError(f"{spec.name} got {position - spec.first} of {spec.count} samples")
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """B samples of M members: contents B * M in archive order, digests uint8 (B * M, 32), labels and columns (B,)."""
+
+    contents: list[bytes]
+    digests: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.float32]]
+
+
+def _encode(batch: Batch, layout: SetLayout) -> _Encoded:
+    num_views = batch.images.shape[1]
+    flat = batch.images.reshape(-1, *batch.images.shape[2:])
+    images = encode(flat, format=layout.image_format, quality=layout.quality)
+    latents = batch.latents.astype("<f4", copy=False)
+    header = npy_header(latents.shape[1:])
+    contents = []
+    for row, (label, meta) in enumerate(zip(batch.labels.tolist(), batch.meta, strict=True)):
+        contents += images[row * num_views : (row + 1) * num_views]
+        contents += (header + latents[row].tobytes(), b"%d" % label, _to_json(meta).encode())
+    digests = b"".join([sha256(content).digest() for content in contents])
+    return _Encoded(contents, np.frombuffer(digests, np.uint8).reshape(-1, 32), batch.labels, batch.columns)
+
+
+def _joined(parts: Sequence[_Encoded]) -> _Encoded:
+    return _Encoded(
+        contents=[content for part in parts for content in part.contents],
+        digests=np.concatenate([part.digests for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        columns={name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
+    )
+
+
+def _claim(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Make the folder and its recipe, or see that they are this one's."""
+    path = folder / RECIPE
+    with atomic.reported(folder):
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        is_claimed = path.exists()  # asked after the listing: what another process made since is no stranger
+    if not is_claimed:
+        if strangers:
+            raise DataError(f"{folder} holds {strangers[0]} and no {RECIPE}: choose a new or an empty folder")
+        try:
+            atomic.create(path, json_bytes(recipe))
+        except DataError:
+            if is_new:
+                with suppress(OSError):  # not empty any more: another process goes on here
+                    folder.rmdir()
+            raise
+    differences = _differences(read_recipe(folder), recipe)
+    if differences:
+        told = "; ".join(f"{field} is {theirs} there and {ours} here" for field, theirs, ours in differences[:8])
+        more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
+        raise DataError(f"{folder} holds another set: {told}{more}: choose another folder, or ask for the same set")
+    tables = folder / TABLES
+    with atomic.reported(tables):
+        tables.mkdir(exist_ok=True)
+    atomic.remove_stale(folder)
+    atomic.remove_stale(tables)
+
+
+def _differences(theirs: Any, ours: Any, field: str = "") -> list[tuple[str, str, str]]:
+    """Dotted name and both values, shortened, of every field in which two recipes differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            difference
+            for name in sorted(theirs.keys() | ours.keys())
+            for difference in _differences(theirs.get(name), ours.get(name), f"{field}.{name}".lstrip("."))
+        ]
+    return [] if theirs == ours else [(field, _shortened(theirs), _shortened(ours))]
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
