@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HERE = Path(__file__).parent
+# Factor on the latents (the truncation trick), chosen on held-out images: at 0.95 the class mode keeps its Frechet
+# distance, and its images are recognised as often as real ones. The null mode has no class to miss.
+SPREAD = {"class": 0.95, "null": 1.0}
+
+ABOUT = {
+    name: {
+        "needs": "nothing",
+        "licence": "MIT",
+        "latent": latent,
+        "resolution": "28 x 28, grey",
+        "source": "trained by genrep on Fashion-MNIST",
+    }
+    for name, latent in (("fashion", "64, normal, 10 classes"), ("fashion-null", "64, normal"))
+}  # for `genrep-generators list`
 
 
 class FashionGenerator:
@@ -34,6 +48,7 @@ class FashionGenerator:
 
         path = weights or HERE / "fashion.safetensors"
         self.mode = mode
+        self.spread = SPREAD[mode]
         self.name = "fashion" if mode == "class" else "fashion-null"
         self.num_classes = len(CLASS_NAMES) if mode == "class" else 0
         self.class_names = CLASS_NAMES if mode == "class" else ()
@@ -46,7 +61,9 @@ class FashionGenerator:
         except (OSError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{path} holds no weights of the fashion generator: {error}") from error
         if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-            raise DataError(f"{path} holds no weights of the fashion generator: missing {missing}, unknown {unexpected}")
+            raise DataError(
+                f"{path} holds no weights of the fashion generator: missing {missing}, unknown {unexpected}"
+            )
         self.network.eval().requires_grad_(False)
 
     def render(self, latents: Tensor, labels: Tensor | None) -> Tensor:
@@ -57,12 +74,12 @@ class FashionGenerator:
 
         if self.mode == "null" or labels is None:
             labels = torch.full((len(latents),), NULL, device=latents.device)
-        return self.network(latents, labels)
+        return self.network(self.spread * latents, labels)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.network.state_dict()
 
-    def to(self, device: str | object) -> FashionGenerator:
+    def to(self, device: str) -> FashionGenerator:
         self.network.to(device)
         return self
 

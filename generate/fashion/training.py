@@ -59,7 +59,9 @@ def main(out: Path, steps: int, batch_size: int, seed: int, threads: int, checkp
             losses = run.train_step()
             if run.step % 50 == 0:
                 seconds = (time.process_time() - started) / (run.step - first)
-                print(json.dumps({"step": run.step, **losses, "cpu_s_per_step": round(seconds, 4)}), file=log, flush=True)
+                print(
+                    json.dumps({"step": run.step, **losses, "cpu_s_per_step": round(seconds, 4)}), file=log, flush=True
+                )
             if run.step % checkpoint_every == 0 or run.step == steps:
                 temporary = checkpoint.with_suffix(".tmp")
                 torch.save(run.state_dict(), temporary)

@@ -1,0 +1,299 @@
+"""genrep-generate: from options to a data set on disk."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from genrep.shards.cli import Command
+from genrep.shards.errors import DataError
+
+if TYPE_CHECKING:
+    from genrep.generate.generation import Rank
+    from genrep.generate.generators import LoadedGenerator
+    from genrep.generate.recipe import Recipe
+
+# what --from-recipe fixes; the other options say where and how fast
+RECIPE_OPTIONS = (
+    "num_samples",
+    "views",
+    "num_views",
+    "std",
+    "walks_path",
+    "truncation",
+    "latent_space",
+    "fresh_noise",
+    "seed",
+    "classes",
+    "shard_size",
+    "image_format",
+    "quality",
+    "resize",
+    "dtype",
+    "micro_batch",
+)
+
+
+@click.command(cls=Command)
+@click.option(
+    "--n", "num_samples", default=1000, show_default=True, type=click.IntRange(1, 10**9), help="Anchors to draw."
+)
+@click.option(
+    "--views",
+    default="gauss",
+    show_default=True,
+    help="none, gauss, steer, independent, angular, uniform; joined by , (several views) or + (several moves).",
+)
+@click.option(
+    "--num-views", type=click.IntRange(min=1), help="Views an anchor, if --views names a single kind.  [default: 1]"
+)
+@click.option(
+    "--std",
+    type=click.FloatRange(min=0),
+    help="Strength of gauss, angular and uniform views.  [default: the generator's]",
+)
+@click.option(
+    "--walks",
+    "walks_path",
+    type=click.Path(path_type=Path),
+    help="Directions of steer views.  [default: those shipped with the generator]",
+)
+@click.option(
+    "--generator",
+    "generator_name",
+    default="fashion",
+    show_default=True,
+    help="Registered name (genrep-generators list) or package.module:factory.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="File or folder handed to the generator.")
+@click.option(
+    "--generator-arg",
+    "arguments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Further argument of the generator; may be repeated.",
+)
+@click.option(
+    "--truncation",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Spread of the latents.",
+)
+@click.option(
+    "--latent-space",
+    default="z",
+    show_default=True,
+    type=click.Choice(["z", "w"]),
+    help="Where views move and latents are stored.",
+)
+@click.option("--fresh-noise", is_flag=True, help="Noise of its own for every view, for generators that add noise.")
+@click.option("--classes", help="Classes by number, range or name, joined by commas: 0-99,bag.  [default: all]")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Seed of the data set.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the data set.  [default: named after the recipe]"
+)
+@click.option("--shard-size", type=click.IntRange(min=1), help="Samples a shard.  [default: 256-4096 by image size]")
+@click.option(
+    "--format", "image_format", type=click.Choice(["png", "jpg", "webp"]), help="[default: png up to 64 px, jpg above]"
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="Of jpg and webp.  [default: 95 for jpg, lossless webp]")
+@click.option("--resize", type=click.IntRange(min=1), help="Shrink to this short side in pixels, by area average.")
+@click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."
+)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Arithmetic of the network.",
+)
+@click.option(
+    "--micro-batch", type=click.IntRange(min=1), help="Images rendered at once.  [default: 8-64 by image size]"
+)
+@click.option(
+    "--encode-workers", default=1, show_default=True, type=click.IntRange(min=1), help="Threads that encode images."
+)
+@click.option(
+    "--from-recipe", "recipe_path", type=click.Path(path_type=Path), help="Make the data set of this recipe.json again."
+)
+@click.option("--dry-run", is_flag=True, help="Measure a little, print time and size, write nothing.")
+@click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    *,
+    generator_name: str,
+    weights: Path | None,
+    arguments: tuple[str, ...],
+    out: Path | None,
+    device: str,
+    encode_workers: int,
+    recipe_path: Path | None,
+    dry_run: bool,
+    quiet: bool,
+    **recipe_options: Any,
+) -> None:
+    """Draw anchors and their views from a generator and write them as shards.
+
+    The same command continues what was interrupted. Under torchrun or srun every rank writes its own shards.
+
+    \b
+    Examples: a thousand pairs; a full-size data set; its cost first; two processes
+      genrep-generate --out data
+      genrep-generate --n 1300000 --views steer
+      genrep-generate --n 1300000 --views steer --dry-run
+      torchrun --nproc-per-node 2 --no-python -- genrep-generate --n 1300000
+    """
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        from genrep.generate.generation import rank_from_environment, resolve_device
+
+        rank = rank_from_environment()
+        if recipe_path is None:
+            generator = _load(generator_name, weights, arguments)
+            recipe = _recipe_from_options(generator, **recipe_options)
+        else:
+            recipe, generator = _recipe_from_file(ctx, recipe_path, generator_name, weights, arguments)
+        out = out or Path(recipe.folder_name())
+        device = resolve_device(device, rank)
+        if dry_run:
+            _show_plan(recipe, generator, out, device=device, encode_workers=encode_workers, rank=rank)
+        else:
+            _generate(recipe, generator, out, device=device, encode_workers=encode_workers, rank=rank, quiet=quiet)
+    except DataError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        where = f" (finished shards are in {out})" if out and out.exists() and not dry_run else ""
+        raise click.ClickException(f"interrupted{where}; run the same command to continue") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _load(name: str, weights: Path | None, arguments: tuple[str, ...]) -> "LoadedGenerator":
+    from genrep.generate.generators import load_generator
+
+    pairs = [argument.partition("=") for argument in arguments]
+    for argument, (key, equals, _) in zip(arguments, pairs, strict=True):
+        if not (key and equals):
+            raise click.BadParameter(f"{argument!r} is not of the form KEY=VALUE", param_hint="--generator-arg")
+    return load_generator(name, weights=weights, arguments={key: value for key, _, value in pairs})
+
+
+def _recipe_from_options(
+    generator: "LoadedGenerator",
+    *,
+    views: str,
+    num_views: int | None,
+    walks_path: Path | None,
+    classes: str | None,
+    **options: Any,
+) -> "Recipe":
+    from genrep.generate.defaults import make_recipe
+    from genrep.generate.generators import parse_classes
+    from genrep.generate.views import parse_views
+    from genrep.generate.walks import load_walks
+
+    if classes is not None and not generator.num_classes:
+        raise DataError(f"--classes: generator {generator.spec} is unconditional, it has no classes to choose from")
+    return make_recipe(
+        generator,
+        views=parse_views(views, num_views),
+        walks=None if walks_path is None else load_walks(walks_path),
+        classes=None if classes is None else parse_classes(classes, generator.class_names, generator.class_groups),
+        **options,
+    )
+
+
+def _recipe_from_file(
+    ctx: click.Context, path: Path, generator_name: str, weights: Path | None, arguments: tuple[str, ...]
+) -> "tuple[Recipe, LoadedGenerator]":
+    """The recipe, and the generator it was made with.
+
+    A recipe may come from anywhere. So it may name a registered generator, but code to import only where the
+    command line names the same; weights and arguments come from the command line and must give its fingerprint.
+    """
+    from genrep.generate.generators import is_registered
+    from genrep.generate.recipe import read_recipe
+
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    clash = [option for option in ctx.command.params if option.name in given and option.name in RECIPE_OPTIONS]
+    if clash:
+        raise click.UsageError(f"{clash[0].opts[0]} is part of the recipe that --from-recipe gives; leave one out")
+    recipe = read_recipe(path)
+    name = recipe.generator.name
+    if "generator_name" in given:
+        name = generator_name
+    elif not is_registered(name):
+        raise DataError(
+            f"{path} names generator {name!r}, which is not registered; a recipe cannot say what code to run: "
+            f"if you trust it, repeat it as --generator"
+        )
+    return recipe, _load(name, weights, arguments)
+
+
+def _show_plan(
+    recipe: "Recipe", generator: "LoadedGenerator", out: Path, *, device: str, encode_workers: int, rank: "Rank"
+) -> None:
+    from genrep.generate.defaults import check_fit
+    from genrep.generate.plan import make_plan, show_plan
+    from genrep.generate.render import Renderer
+
+    check_fit(recipe, generator)
+    renderer = Renderer(generator, recipe, device=device)
+    plan = make_plan(recipe, renderer, out, encode_workers=encode_workers, rank=rank)
+    click.echo(show_plan(plan, recipe, out, rank=rank, device=device))
+
+
+def _generate(
+    recipe: "Recipe",
+    generator: "LoadedGenerator",
+    out: Path,
+    *,
+    device: str,
+    encode_workers: int,
+    rank: "Rank",
+    quiet: bool,
+) -> None:
+    from tqdm import tqdm
+
+    from genrep.generate.generation import generate
+
+    images_per_sample = 1 + recipe.num_views
+    with tqdm(
+        unit=" images", smoothing=0.05, disable=quiet or rank.rank > 0 or not sys.stderr.isatty(), dynamic_ncols=True
+    ) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:  # what an earlier run did counts as done, not as fast
+                bar.total, bar.initial = total * images_per_sample, done * images_per_sample
+                bar.n = bar.initial
+            bar.update(done * images_per_sample - bar.n)
+
+        manifest = generate(
+            recipe,
+            out,
+            generator=generator,
+            device=device,
+            encode_workers=encode_workers,
+            rank=rank,
+            progress=show,
+        )
+    if quiet:
+        return
+    if manifest is None:
+        click.echo(f"rank {rank.rank} of {rank.world} has written its shards in {out}; others are still at work")
+    else:
+        click.echo(f"{manifest.num_samples} samples in {len(manifest.shards)} shards in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What a recipe will cost, from rendering and encoding a few of its micro-batches; nothing is written."""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrep.generate.generation import Rank
+from genrep.generate.recipe import IMAGE_FORMATS, Recipe
+from genrep.generate.render import Renderer, render_settings
+from genrep.shards.batch import Batch
+from genrep.shards.codec import encode
+from genrep.shards.layout import plan_shards
+
+_WARM_UP, _AT_MOST, _LONG_ENOUGH_S = 1, 8, 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cost of the shards that are still missing.
+
+    Attributes:
+        num_images: Images to render, anchors and views.
+        images_per_s: Rendered by one process.
+        encoded_per_s: Encoded by one thread.
+        seconds: Until the last rank is done; rendering and encoding overlap.
+        format_bytes: Size of the whole data set, tars and tables, for each image format.
+        num_shards: In the whole data set.
+        num_missing: Of these, still to be written.
+    """
+
+    num_images: int
+    images_per_s: float
+    encoded_per_s: float
+    seconds: float
+    format_bytes: dict[str, int]
+    num_shards: int
+    num_missing: int
+
+
+def make_plan(recipe: Recipe, renderer: Renderer, out: Path, *, encode_workers: int, rank: Rank) -> Plan:
+    """Time a few micro-batches and scale up; the slowest rank has one shard more than the others."""
+    specs = plan_shards(recipe.num_samples, recipe.shard_size)
+    missing = [spec for spec in specs if not (out / spec.name).exists()]
+    images_per_sample = 1 + recipe.num_views
+    with render_settings(recipe):
+        batches, seconds = _render_some(recipe, renderer)
+    rendered = sum(len(batch.labels) for batch in batches) * images_per_sample
+    images_per_s = rendered / seconds
+    sample_bytes = {name: _sample_bytes(batches[0], name, _quality(recipe, name)) for name in IMAGE_FORMATS}
+    start = time.perf_counter()
+    for batch in batches:
+        encode(_flat(batch), format=recipe.image.format, quality=recipe.image.quality)
+    encoded_per_s = rendered / (time.perf_counter() - start)
+    shares = [missing[number :: rank.world] for number in range(rank.world)]
+    slowest = max(sum(spec.count for spec in share) for share in shares) * images_per_sample
+    return Plan(
+        num_images=sum(spec.count for spec in missing) * images_per_sample,
+        images_per_s=images_per_s,
+        encoded_per_s=encoded_per_s,
+        seconds=slowest / min(images_per_s, encoded_per_s * encode_workers),
+        format_bytes={name: math.ceil(size * recipe.num_samples) for name, size in sample_bytes.items()},
+        num_shards=len(specs),
+        num_missing=len(missing),
+    )
+
+
+def show_plan(plan: Plan, recipe: Recipe, out: Path, *, rank: Rank, device: str) -> str:
+    """The plan as a few lines for a terminal."""
+    chosen = recipe.image.format
+    others = ", ".join(f"{name} {_size(size)}" for name, size in plan.format_bytes.items() if name != chosen)
+    return "\n".join(
+        [
+            f"folder     {out}",
+            f"images     {plan.num_images:,} to render on {device}, {recipe.image.height} x {recipe.image.width} px",
+            f"speed      {plan.images_per_s:,.0f} images/s rendered a rank, {plan.encoded_per_s:,.0f} encoded a thread",
+            f"time       {_duration(plan.seconds)} with {rank.world} rank{'s' * (rank.world > 1)}",
+            f"size       {_size(plan.format_bytes[chosen])} as {chosen} ({others})",
+            f"shards     {plan.num_missing:,} to write of {plan.num_shards:,}, {recipe.shard_size:,} samples each",
+        ]
+    )
+
+
+def _render_some(recipe: Recipe, renderer: Renderer) -> tuple[list[Batch], float]:
+    """Micro-batches from the beginning of the data set and the seconds they took, after a warm-up."""
+    size = recipe.render.micro_batch
+    batches: list[Batch] = []
+    start = 0.0
+    for number, batch in enumerate(renderer.batches(0, size * (_WARM_UP + _AT_MOST))):
+        if number < _WARM_UP:
+            start = time.perf_counter()
+            continue
+        batches.append(batch)
+        if time.perf_counter() - start > _LONG_ENOUGH_S:
+            break
+    return batches, time.perf_counter() - start
+
+
+def _flat(batch: Batch) -> NDArray[np.uint8]:
+    return batch.images.reshape(-1, *batch.images.shape[2:])
+
+
+def _quality(recipe: Recipe, image_format: str) -> int | None:
+    return recipe.image.quality if image_format == recipe.image.format else None
+
+
+def _sample_bytes(batch: Batch, image_format: str, quality: int | None) -> float:
+    """Mean bytes of a sample: its members as tar blocks, and about 80 bytes a member in the table."""
+    images = [len(image) for image in encode(_flat(batch), format=image_format, quality=quality)]
+    others = [128 + batch.latents[0].nbytes, 2, len(json.dumps(batch.meta[0]))]
+    members = len(images) / len(batch.labels) + len(others)
+    blocks = sum(map(_blocks, images)) / len(batch.labels) + sum(map(_blocks, others))
+    return 512 * blocks + 80 * members
+
+
+def _blocks(size: int) -> int:
+    return 1 + math.ceil(size / 512)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
