@@ -1,0 +1,1 @@
+"""From shards to an encoder: order, data, augmentation, losses, backbones, the loop and its checkpoints."""
