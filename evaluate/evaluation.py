@@ -1,0 +1,150 @@
+"""The whole measurement: features of the checkpoint and of the floors, probes on both, test labels last."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genrep.evaluate.data import RealData
+from genrep.evaluate.features import Encoder, Features, Progress, backbone_encoder, features_of, key_of
+from genrep.evaluate.floors import floors
+from genrep.evaluate.knn import KnnProbe
+from genrep.evaluate.linear import LinearProbe
+from genrep.evaluate.result import Result, Score, score
+from genrep.evaluate.shift import Shift
+from genrep.shards import atomic
+from genrep.shards.errors import DataError
+from genrep.train.checkpoint import FOLDER, load_backbone
+
+Probe = LinearProbe | KnnProbe
+PROBES: dict[str, type[Probe]] = {"linear": LinearProbe, "knn": KnnProbe}
+
+
+def evaluate(
+    checkpoint: Path | str,
+    data: RealData,
+    probes: Sequence[Probe],
+    *,
+    shift: Shift = "none",
+    seed: int = 0,
+    cache: Path | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+    command: str | None = None,
+) -> list[Result]:
+    """Measure a frozen encoder on real images by each probe, beside the floors.
+
+    Args:
+        checkpoint: A run's folder (its last checkpoint) or a checkpoint file.
+        data: Of :func:`genrep.evaluate.data.open_data`.
+        shift: ``affine``: all images under fixed random affine maps, those to fit on and those to test on.
+        seed: Of the label draws.
+        cache: Keeps features and the floors' scores, which depend on data, shift and probe alone: runs that share
+            one share the floors.  Left out: ``evaluation/cache`` in the run's folder.
+        progress: Called with (what, done, total).
+        command: What the user typed, for the record.
+
+    Returns:
+        One result for each probe, in their order.
+
+    Raises:
+        DataError: If the checkpoint, the data or the cache cannot be read, a class has too few images, or features are
+            not finite.
+    """
+    checkpoint = Path(checkpoint)
+    _check_labels(probes, data)
+    loaded = load_backbone(checkpoint)
+    cache = cache or run_folder(checkpoint) / "evaluation" / "cache"
+    trained = backbone_encoder("backbone", loaded, loaded.module, {"checkpoint": loaded.sha256})
+
+    def scores_of(encoder: Encoder, wanted: Sequence[Probe]) -> Iterator[Score]:
+        if wanted:
+            features = features_of(encoder, data, shift=shift, cache=cache, device=device, progress=progress)
+        for done, probe in enumerate(wanted):
+            progress(f"{encoder.name}: probes", done, len(wanted))
+            yield _score(probe, features, data, seed=seed)
+
+    scores = list(scores_of(trained, probes))
+    floor_scores: dict[str, list[Score]] = {}
+    for floor in floors(loaded, side=data.side):
+        files = [cache / "floors" / f"{_key(floor, probe, data, shift, seed)}.json" for probe in probes]
+        missing = [number for number, file in enumerate(files) if not file.exists()]
+        for number, new in zip(missing, scores_of(floor, [probes[number] for number in missing]), strict=True):
+            _write_score(files[number], new)
+        floor_scores[floor.name] = [_read_score(file) for file in files]
+    return [
+        Result(
+            measure=probe.name,
+            score=scores[number],
+            floors={name: of_floor[number] for name, of_floor in floor_scores.items()},
+            data=data.name,
+            data_sha256=data.sha256,
+            num_images={
+                "fit": len(data.fit.labels),
+                "held_out": len(data.held_out.labels),
+                "test": len(data.test.labels),
+            },
+            shift=shift,
+            seed=seed,
+            labels_per_class=probe.labels_per_class,
+            checkpoint=loaded.sha256,
+            checkpoint_path=str(checkpoint),
+            training=loaded.config,
+            recipe=loaded.config.get("recipe_sha256"),
+            command=command,
+        )
+        for number, probe in enumerate(probes)
+    ]
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to."""
+    if checkpoint.is_dir():
+        return checkpoint
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
+
+
+def _check_labels(probes: Sequence[Probe], data: RealData) -> None:
+    counts = np.bincount(data.fit.labels)
+    asked = max((probe.labels_per_class or 0 for probe in probes), default=0)
+    if counts.min() < asked:
+        raise DataError(
+            f"{data.name} has {counts.min()} images of {data.class_names[counts.argmin()]!r} to fit on, not {asked}: "
+            f"use --labels-per-class {counts.min()} or less"
+        )
+
+
+def _score(probe: Probe, features: Features, data: RealData, *, seed: int) -> Score:
+    """Fit, choose, and only then look at the test part."""
+    model = probe.fit(features.fit, features.held_out, num_classes=len(data.class_names), seed=seed)
+    predictions = model.predict(features.test.features).cpu().numpy()
+    drawn = probe.labels_per_class is not None
+    return score(
+        predictions,
+        data.test.labels,
+        data.class_names,
+        feature_width=features.test.features.shape[1],
+        settings={**model.settings, "num_draws": len(predictions)} if drawn else model.settings,
+        drawn=drawn,
+    )
+
+
+def _key(floor: Encoder, probe: Probe, data: RealData, shift: Shift, seed: int) -> str:
+    """Of a floor's score."""
+    of_draws = [] if probe.labels_per_class is None else [probe.labels_per_class, seed]  # all labels: any seed
+    return key_of(floor.identity, data.sha256, shift, probe.name, of_draws)
+
+
+def _write_score(path: Path, score: Score) -> None:
+    with atomic.reported(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, json.dumps(dataclasses.asdict(score), allow_nan=False).encode())
+
+
+def _read_score(path: Path) -> Score:
+    try:
+        return Score.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error!r}): remove it to measure this floor again") from error

@@ -1,0 +1,115 @@
+"""A number, how far it may be off, what an untrained encoder reaches, and where it all came from."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrep.evaluate.interval import Interval, spread, wilson
+from genrep.shards import atomic
+
+FORMAT = "genrep-result/1"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one encoder did.
+
+    Attributes:
+        top1: Fraction of test images whose class is right; the mean over draws if there are several.
+        interval: 95 %: of the test sample (``wilson``), or where the middle 95 % of draws lie (``draws``).
+        per_class: Class name -> fraction.
+        feature_width: F.
+        settings: Chosen or fixed.
+    """
+
+    top1: float
+    interval: Interval
+    interval_kind: Literal["wilson", "draws"]
+    per_class: dict[str, float]
+    feature_width: int
+    settings: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Score":
+        low, high = fields["interval"]
+        return cls(**{**fields, "interval": (low, high)})
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement; :func:`write_result` turns it into a ``result.json``.
+
+    Attributes:
+        measure: ``linear`` or ``knn``.
+        score: Of the trained encoder.
+        floors: Name -> score, of encoders that learned nothing.
+        data: Name of the data set, as in ``--data``.
+        data_sha256: Of its images and labels.
+        num_images: Part -> how many.
+        shift: ``none`` or ``affine``.
+        seed: Of the label draws.
+        labels_per_class: What each fit saw; None for all labels.
+        checkpoint: sha256 of the checkpoint file.
+        checkpoint_path: As it was given.
+        training: The config of the run.
+        recipe: sha256 of the recipe of its training set, where the config tells.
+        command: What was typed; None from Python.
+    """
+
+    measure: str
+    score: Score
+    floors: dict[str, Score]
+    data: str
+    data_sha256: str
+    num_images: dict[str, int]
+    shift: str
+    seed: int
+    labels_per_class: int | None
+    checkpoint: str
+    checkpoint_path: str
+    training: dict[str, Any]
+    recipe: str | None
+    command: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self)
+        score = fields.pop("score")
+        unit = f"fraction of {self.num_images['test']} test images"
+        return {"format": FORMAT, "measure": fields.pop("measure"), "unit": unit, **score, **fields}
+
+
+def score(
+    predictions: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    *,
+    feature_width: int,
+    settings: dict[str, Any],
+    drawn: bool,
+) -> Score:
+    """Compare predictions (D, N) of D draws with labels (N,); without draws D is 1."""
+    right = predictions == labels
+    if drawn:
+        top1, interval = float(right.mean()), spread(right.mean(1))
+    else:
+        top1, interval = float(right.mean()), wilson(int(right.sum()), len(labels))
+    per_class = {name: float(right[:, labels == label].mean()) for label, name in enumerate(class_names)}
+    return Score(top1, interval, "draws" if drawn else "wilson", per_class, feature_width, settings)
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write ``result`` as JSON; the file appears whole or not at all.
+
+    Raises:
+        ValueError: If a number is not finite, which JSON cannot say.
+        DataError: If it cannot be written.
+    """
+    text = json.dumps(result.to_json(), indent=1, allow_nan=False)
+    with atomic.reported(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, text.encode() + b"\n")
