@@ -95,7 +95,8 @@ def test_positions_count_from_the_end_too_and_end_where_the_set_ends(tiny_set):
 
 
 def test_torch_shuffles_it_like_any_dataset(tiny_set):
-    data = pytest.importorskip("torch.utils.data")
+    from torch.utils import data
+
     batches = list(data.DataLoader(genrep.shards.open(tiny_set), batch_size=4, shuffle=True, collate_fn=list))
     assert sorted(sample.index for batch in batches for sample in batch) == list(range(10))
 
