@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from genrep.shards.reader import ShardDataset
 
 Triple = tuple[float, float, float]
-METHODS = ("simclr", "supcon")
+METHODS = ("simclr", "supcon", "multipos", "byol", "vicreg", "inverter", "classifier")
+ONE_IMAGE = ("inverter", "classifier")  # methods that take one image of a sample, where the others compare several
 VIEWS = ("both", "latent", "pixel")  # T_z + T_x, T_z only, T_x only
 DTYPES = ("float32", "bfloat16")
 
@@ -68,13 +69,16 @@ class TrainConfig:
     Attributes:
         recipe_sha256: Of the data set's recipe.
         num_samples: How many of its first samples are used.
-        batch_size: Samples in a global batch; each gives two views.
+        batch_size: Samples in a global batch.
         crop: Side of the square images the backbone sees.
         resize: What the short side is resized to before the centre is cropped, where T_x does not crop.
         loss_scale: Factor on the loss; the authors' code has temperature / 0.07.
         dtype: What convolutions and matrix products compute in, ``float32`` or ``bfloat16``; the weights
             and the loss are float32.
         lanes, shuffle_buffer: See :func:`genrep.train.order.epoch_order`.
+        num_views: Images of a sample in a batch beside the first one; see :func:`genrep.train.choice.shown_images`.
+        latent_tau: Positives are weighted by their latents' distance on this scale; None weights them equally.
+        num_classes, latent_dim: Of the set, where the method has heads for them, else 0.
     """
 
     recipe_sha256: str
@@ -97,6 +101,19 @@ class TrainConfig:
     dtype: str
     lanes: int = 8
     shuffle_buffer: int = 2048
+    num_views: int = 1
+    latent_tau: float | None = None
+    num_classes: int = 0
+    latent_dim: int = 0
+
+    @property
+    def images_per_sample(self) -> int:
+        """V, the images of a sample in a batch."""
+        return 1 if self.method in ONE_IMAGE else 1 + self.num_views
+
+    @property
+    def needs_latents(self) -> bool:
+        return self.method == "inverter" or self.latent_tau is not None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

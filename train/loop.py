@@ -17,7 +17,7 @@ from genrep.shards.reader import ShardDataset
 from genrep.train.backbones import build_backbone, projection_head
 from genrep.train.checkpoint import checkpoints, load_checkpoint, load_strictly, save_checkpoint
 from genrep.train.config import Optimiser, TrainConfig
-from genrep.train.data import NUM_VIEWS, Batch, Loader
+from genrep.train.data import Batch, Loader
 from genrep.train.losses import nt_xent, sup_con
 from genrep.train.run import check_run, open_run
 
@@ -65,7 +65,9 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
             features = self.backbone(images)
             projections = self.projection_head(features)
-        projections = F.normalize(projections.float(), dim=1).unflatten(0, (NUM_VIEWS, -1)).transpose(0, 1)
+        projections = (
+            F.normalize(projections.float(), dim=1).unflatten(0, (config.images_per_sample, -1)).transpose(0, 1)
+        )
         if config.method == "supcon":
             loss = sup_con(projections, batch.labels.to(self.device), temperature=config.temperature)
         else:
