@@ -45,13 +45,14 @@ class LoadedBackbone:
     config: dict[str, Any]
 
 
-def save_checkpoint(run: Path, step: int, config: TrainConfig, states: dict[str, Any]) -> Path:
-    """Write the checkpoint after ``step`` updates; it appears whole or not at all, and the last three stay.
+def save_checkpoint(run: Path, step: int, config: TrainConfig, states: dict[str, Any], *, keep: int = KEPT) -> Path:
+    """Write the checkpoint after ``step`` updates; it appears whole or not at all, and the last ``keep`` stay.
 
-    Order and augmentation are functions of (seed, step): no state of a random generator is needed.
+    Order and augmentation are functions of (seed, step): no state of a random generator is needed. The last are kept,
+    not the best: what is best could only be told from data to evaluate on.
 
     Args:
-        states: State dicts of ``backbone``, ``projection_head`` and ``optimiser``.
+        states: State dicts of ``backbone``, of the heads by name, and of ``optimiser``.
     """
     folder = run / FOLDER
     with atomic.reported(folder):
@@ -61,7 +62,7 @@ def save_checkpoint(run: Path, step: int, config: TrainConfig, states: dict[str,
     torch.save({"format": FORMAT, "step": step, "config": config.to_json(), **states}, content)
     path = folder / f"step-{step:08d}.pt"
     atomic.write(path, content.getvalue())
-    for old in checkpoints(run)[:-KEPT]:
+    for old in checkpoints(run)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 
@@ -143,7 +144,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
             f"{path} cannot be read as a checkpoint ({' '.join(str(error).split())[:120]}): name a run folder of "
             "genrep-train, or remove this file to continue from the checkpoint before"
         ) from error
-    parts = {"step", "config", "backbone", "projection_head", "optimiser"}
+    parts = {"step", "config", "backbone", "optimiser"}
     if not isinstance(content, dict) or content.get("format") != FORMAT or not parts <= content.keys():
         raise DataError(f"{path} is not a {FORMAT} checkpoint: name a run folder of genrep-train or a file in it")
     return content, hashlib.sha256(data).hexdigest()

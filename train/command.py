@@ -1,6 +1,7 @@
 """genrep-train: from shards to an encoder."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -13,7 +14,7 @@ import click
 
 from genrep.shards.cli import Command
 from genrep.shards.errors import DataError
-from genrep.train.config import DTYPES, METHODS, VIEWS, TrainConfig, resolve
+from genrep.train.config import DTYPES, METHODS, OPTIMISERS, PRESETS, VIEWS, TrainConfig, resolve
 
 if TYPE_CHECKING:
     from genrep.train.loop import Metrics
@@ -23,34 +24,94 @@ POSITIVE_FLOAT = click.FloatRange(min=0, min_open=True)
 LOADER_THREADS = 8  # at most; each holds one batch ready
 
 HELP = {
+    "preset": "Defaults of the paper's settings, or of those for small images; --show-config prints them.  "
+    "[default: fashion up to 64 px, else the paper's without its --loss-scale]",
     "method": "[default: supcon where all samples have a label, else simclr]",
     "views": "Latent views with augmentation (T_z + T_x), latent views alone, or augmentation of the anchors alone.  "
     "[default: both where the set has latent views, else pixel]",
+    "num_views": "Images of a sample beside its anchor in each batch: so many of its views, drawn anew every epoch, or "
+    "all.  [default: 1; with multipos all]",
+    "positives": "uniform, or latent:TAU: positives (of supcon, multipos) weigh exp(-d^2 / (2 TAU^2)), d the root mean "
+    "square difference of two latents' coordinates.",
     "steps": "Updates.  [default: 1000 for images up to 64 px, else 20 epochs]",
     "backbone": "resnet-tiny or a ResNet of torchvision.  [default: resnet-tiny up to 64 px, else resnet50]",
-    "batch_size": "Samples an update, with two views each.  [default: 256]",
-    "lr": "Learning rate.  [default: 0.002 (AdamW) up to 64 px, else 0.03 (SGD)]",
-    "loss_scale": "Factor on the loss; that of the paper's code is 1.4286.",
-    "dtype": "Of convolutions and matrix products.  [default: bfloat16 on cuda, else float32]",
+    "batch_size": "Samples an update, over all ranks.  [default: 256]",
+    "optimiser": "[default: adamw up to 64 px, else sgd]",
+    "lr": "Highest learning rate.  [default: 0.002 with adamw, 0.03 with sgd, 0.3 with lars]",
+    "lr_scaling": "linear multiplies the learning rate, given or default, by batch size / 256.",
+    "warm_up": "Share of the steps in which the rate rises.",
+    "loss_scale": "Factor on the loss; that of the paper's code is 1.4286.  [default: 1; with paper-* presets 1.4286]",
+    "projection_dim": "Width of what the loss compares.  [default: of the preset and method]",
+    "target_momentum": "Of byol's target network at the start; 1 at the end.",
+    "chunk": "Samples of a rank that go through the networks at once, to save memory. The loss is still that of the "
+    "whole batch (its gradient is cached where samples must meet), but batch norm sees N samples.",
+    "sync_bn": "Batch norm over the samples of all ranks (GPUs only). Without it each rank normalises its own share: "
+    "faster, and with few samples a rank its statistics can tell which samples share one, a shortcut past the loss.",
+    "compile": "Compile the networks with torch.compile.",
+    "dtype": "Of convolutions and matrix products; float16 scales the loss.  [default: bfloat16 on cuda, else float32]",
+    "keep": "Checkpoints that stay, the last ones.",
     "resume": "Say so if there is nothing to resume; a run is continued either way.",
 }
+
+
+class _Count(click.ParamType):
+    """A positive number, or ``all``."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "all" else POSITIVE.convert(value, param, ctx)
+
+
+class _Positives(click.ParamType):
+    """``uniform`` is None, ``latent:TAU`` is TAU."""
+
+    name = "positives"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        kind, _, tau = value.partition(":")
+        if value == "uniform":
+            return None
+        if kind != "latent":
+            self.fail(f"{value!r} is neither uniform nor latent:TAU, such as latent:0.5", param, ctx)
+        return POSITIVE_FLOAT.convert(tau, param, ctx)
 
 
 @click.command(cls=Command)
 @click.option("--shards", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/SET-METHOD-seedN]")
+@click.option("--preset", type=click.Choice([name for name in PRESETS if name != "paper"]), help=HELP["preset"])
 @click.option("--method", type=click.Choice(METHODS), help=HELP["method"])
 @click.option("--views", type=click.Choice(VIEWS), help=HELP["views"])
+@click.option("--num-views", type=_Count(), metavar="N|all", help=HELP["num_views"])
+@click.option(
+    "--positives",
+    "latent_tau",
+    type=_Positives(),
+    metavar="uniform|latent:TAU",
+    default="uniform",
+    help=HELP["positives"],
+)
 @click.option("--limit", type=POSITIVE, metavar="N", help="Use the first N samples.")
 @click.option("--steps", type=POSITIVE, metavar="N", help=HELP["steps"])
 @click.option("--epochs", type=POSITIVE, metavar="N", help="Passes over the samples, in place of --steps.")
 @click.option("--backbone", metavar="NAME", help=HELP["backbone"])
 @click.option("--batch-size", type=POSITIVE, metavar="N", help=HELP["batch_size"])
+@click.option("--optimiser", type=click.Choice(OPTIMISERS), help=HELP["optimiser"])
 @click.option("--lr", type=POSITIVE_FLOAT, help=HELP["lr"])
-@click.option("--temperature", type=POSITIVE_FLOAT, help="Of the loss.  [default: 0.1]")
-@click.option("--loss-scale", type=POSITIVE_FLOAT, default=1.0, show_default=True, help=HELP["loss_scale"])
+@click.option("--lr-scaling", type=click.Choice(["none", "linear"]), default="none", help=HELP["lr_scaling"])
+@click.option("--weight-decay", type=click.FloatRange(min=0), help="[default: of the optimiser]")
+@click.option("--warm-up", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE", help=HELP["warm_up"])
+@click.option("--temperature", type=POSITIVE_FLOAT, help="Of the contrastive losses.  [default: 0.1]")
+@click.option("--loss-scale", type=POSITIVE_FLOAT, help=HELP["loss_scale"])
+@click.option("--projection-dim", type=POSITIVE, metavar="P", help=HELP["projection_dim"])
+@click.option("--target-momentum", type=click.FloatRange(0, 1), help=HELP["target_momentum"])
+@click.option("--chunk", type=POSITIVE, metavar="N", help=HELP["chunk"])
+@click.option("--sync-bn", is_flag=True, help=HELP["sync_bn"])
+@click.option("--compile", is_flag=True, help=HELP["compile"])
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all that is random.")
 @click.option("--checkpoint-every", type=POSITIVE, metavar="N", default=200, show_default=True, help="In updates.")
+@click.option("--keep", type=POSITIVE, metavar="N", default=3, show_default=True, help=HELP["keep"])
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if there is one, else cpu]")
 @click.option("--dtype", type=click.Choice(DTYPES), help=HELP["dtype"])
 @click.option("--threads", type=POSITIVE, metavar="N", help="CPU threads.  [default: OMP_NUM_THREADS, else the cores]")
@@ -58,23 +119,29 @@ HELP = {
 @click.option("--resume", is_flag=True, help=HELP["resume"])
 @click.option("--quiet", is_flag=True, help="Only errors.")
 def main(folder: Path, out: Path | None, show_config: bool, resume: bool, quiet: bool, **settings: Any) -> None:
-    """Train an encoder on shards by SimCLR or SupCon.
+    """Train an encoder on shards.
 
     The same command continues a run that was stopped, from its last checkpoint. The run's folder receives
-    config.json, metrics.jsonl and checkpoints/.
+    config.json, metrics.jsonl and checkpoints/. Under torchrun the ranks share every batch and see the same global
+    batches as one process would; the loss is that of the global batch.
 
     \b
     Examples:
       genrep-train --shards data
       genrep-train --shards data --views pixel --steps 400 --seed 1 --out runs/only-T_x
+      torchrun --nproc-per-node 8 --no-python genrep-train --shards data --batch-size 2048 --lr-scaling linear
     """
     if settings["steps"] and settings["epochs"]:
         raise click.UsageError("--steps and --epochs were both given: one of them follows from the other")
-    execution = {name: settings.pop(name) for name in ("checkpoint_every", "device", "threads")}
+    execution = {name: settings.pop(name) for name in ("checkpoint_every", "keep", "device", "threads")}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         _main(folder, out, settings, show_config=show_config, resume=resume, quiet=quiet, **execution)
     except DataError as error:
+        from genrep.train.ranks import SaidElsewhereError
+
+        if isinstance(error, SaidElsewhereError):
+            sys.exit(1)
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise click.ClickException("interrupted; run the same command to continue") from None
@@ -89,60 +156,75 @@ def _main(
     resume: bool,
     quiet: bool,
     checkpoint_every: int,
+    keep: int,
     device: str | None,
     threads: int | None,
 ) -> None:
-    import genrep.shards
-
-    shards = genrep.shards.open(folder)
     import torch
 
-    device = _device(device)
-    dtype = settings.pop("dtype") or ("bfloat16" if device.startswith("cuda") else "float32")
-    config = resolve(shards, dtype=dtype, **settings)
-    if show_config:
-        click.echo(json.dumps(config.to_json(), indent=1))
-        return
+    import genrep.shards
     from genrep.train.checkpoint import checkpoints
     from genrep.train.loop import train
+    from genrep.train.ranks import joined
 
-    run = out or Path("runs") / f"{folder.resolve().name}-{config.method}-seed{config.seed}"
-    torch.set_num_threads(threads or torch.get_num_threads())
-    threads = torch.get_num_threads()
-    if resume and not checkpoints(run):
-        click.echo(f"nothing to resume in {run}: starting at step 0", err=True)
-    if not quiet:
-        click.echo(_summary(config, shards.channels, run), err=True)
-    record = {
-        "shards": str(folder),
-        "command": shlex.join(["genrep-train", *sys.argv[1:]]),
-        "environment": {"torch": torch.__version__, "device": _device_name(device), "threads": threads},
-    }
-    with _stop_between_steps() as should_stop, _progress(config.steps, checkpoint_every, quiet=quiet) as on_step:
-        done = train(
-            shards,
-            config,
-            run,
-            device=device,
-            loader_threads=min(threads, LOADER_THREADS),
-            checkpoint_every=checkpoint_every,
-            record=record,
-            on_step=on_step,
-            should_stop=should_stop,
-        )
-    if done < config.steps:
-        raise DataError(f"interrupted after step {done} of {config.steps}; run the same command to continue")
+    device = _device(device)
+    settings["dtype"] = settings["dtype"] or ("bfloat16" if device.startswith("cuda") else "float32")
+    with joined(device) as ranks:
+        shards = ranks.agreed(lambda: genrep.shards.open(folder))
+        config = ranks.agreed(lambda: resolve(shards, **settings))
+        quiet = quiet or ranks.rank > 0
+        if show_config:
+            if not ranks.rank:
+                click.echo(json.dumps(config.to_json(), indent=1))
+            return
+        run = out or Path("runs") / f"{folder.resolve().name}-{config.method}-seed{config.seed}"
+        torch.set_num_threads(threads or torch.get_num_threads())
+        threads = torch.get_num_threads()
+        if resume and not ranks.rank and not checkpoints(run):
+            click.echo(f"nothing to resume in {run}: starting at step 0", err=True)
+        if not quiet:
+            click.echo(_summary(config, shards.channels, run), err=True)
+        record = {
+            "shards": str(folder),
+            "command": shlex.join(["genrep-train", *sys.argv[1:]]),
+            "environment": {
+                "torch": torch.__version__,
+                "device": _device_name(device),
+                "ranks": ranks.world,
+                "threads": threads,
+            },
+        }
+        with _stop_between_steps() as should_stop, _progress(config.steps, checkpoint_every, quiet=quiet) as on_step:
+            done = train(
+                shards,
+                config,
+                run,
+                device=device,
+                ranks=ranks,
+                loader_threads=min(threads, LOADER_THREADS),
+                checkpoint_every=checkpoint_every,
+                keep=keep,
+                record=record,
+                on_step=on_step,
+                should_stop=should_stop,
+            )
+        if done < config.steps:
+            raise ranks.fault(f"interrupted after step {done} of {config.steps}; run the same command to continue")
     if not quiet:
         click.echo(f"{run}: trained for {done} steps")
 
 
 def _device(name: str | None) -> str:
-    """The device to use, seen to be there."""
+    """The device to use, seen to be there; of several ranks on a machine each takes a GPU of its own."""
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(1, device=name)
+        if name.startswith("cuda:"):
+            torch.cuda.set_device(name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(

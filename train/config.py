@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from genrep.shards.errors import DataError
 
@@ -13,10 +14,15 @@ if TYPE_CHECKING:
     from genrep.shards.reader import ShardDataset
 
 Triple = tuple[float, float, float]
+Value = TypeVar("Value")
 METHODS = ("simclr", "supcon", "multipos", "byol", "vicreg", "inverter", "classifier")
+NEED_LABELS = ("supcon", "classifier")
+MANY_POSITIVES = ("supcon", "multipos")
 ONE_IMAGE = ("inverter", "classifier")  # methods that take one image of a sample, where the others compare several
 VIEWS = ("both", "latent", "pixel")  # T_z + T_x, T_z only, T_x only
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
+OPTIMISERS = ("adamw", "sgd", "lars")
+SCALED_BATCH = 256  # the batch that a learning rate under linear scaling is for
 
 SMALL = 64  # px: up to this long side images are used at their own size
 CROP = 112
@@ -43,12 +49,12 @@ class PixelTransform:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """``adamw`` or ``sgd``; linear warm-up, then a cosine from ``lr`` to ``lr * final``."""
+    """One of ``OPTIMISERS``; linear warm-up, then a cosine from ``lr`` to ``lr * final``."""
 
-    name: Literal["adamw", "sgd"]
+    name: Literal["adamw", "sgd", "lars"]
     lr: float
     weight_decay: float
-    momentum: float  # of sgd
+    momentum: float  # of sgd and lars
     warm_up: float  # share of the steps
     final: float
 
@@ -73,12 +79,15 @@ class TrainConfig:
         crop: Side of the square images the backbone sees.
         resize: What the short side is resized to before the centre is cropped, where T_x does not crop.
         loss_scale: Factor on the loss; the authors' code has temperature / 0.07.
-        dtype: What convolutions and matrix products compute in, ``float32`` or ``bfloat16``; the weights
-            and the loss are float32.
+        dtype: What convolutions and matrix products compute in, of ``DTYPES``; the weights and the loss are float32.
         lanes, shuffle_buffer: See :func:`genrep.train.order.epoch_order`.
         num_views: Images of a sample in a batch beside the first one; see :func:`genrep.train.choice.shown_images`.
         latent_tau: Positives are weighted by their latents' distance on this scale; None weights them equally.
-        num_classes, latent_dim: Of the set, where the method has heads for them, else 0.
+        num_classes, latent_dim: Of the set, where the method needs them, else 0.
+        target_momentum: Of byol's target network at the start.
+        chunk: Samples of a rank's share that go through the networks at once; None: all.
+        sync_bn: Batch norm over all ranks, else over each rank's share.
+        compile: Whether the networks are compiled, which may change sums in their last bits.
     """
 
     recipe_sha256: str
@@ -105,6 +114,10 @@ class TrainConfig:
     latent_tau: float | None = None
     num_classes: int = 0
     latent_dim: int = 0
+    target_momentum: float | None = None
+    chunk: int | None = None
+    sync_bn: bool = False
+    compile: bool = False
 
     @property
     def images_per_sample(self) -> int:
@@ -134,26 +147,74 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults that belong together."""
+    """Defaults that belong together.
+
+    Attributes:
+        projection_dims: Method -> P, the width of its projections; under ``""`` that of the methods not named.
+        steps: Updates; None where ``epochs`` says it.
+        epochs: Method -> passes over the samples, likewise.
+        lrs: Method -> learning rate where it is not the optimiser's.
+    """
 
     backbone: str
-    projection_dim: int
+    projection_dims: Mapping[str, int]
     optimiser: Optimiser
     pixels: PixelTransform
     mean: Triple
     std: Triple
-    steps: int | None  # else epochs
-    epochs: int | None
+    steps: int | None
+    epochs: Mapping[str, int]
+    lrs: Mapping[str, float] = field(default_factory=dict)
+    target_momentum: float = 0.996
     batch_size: int = 256
     temperature: float = 0.1
+    loss_scale: float = 1.0
 
+    def of_method(self, values: Mapping[str, Value], method: str) -> Value | None:
+        return values.get(method, values.get(""))
+
+
+# where a preset's own is not asked for; sgd of the paper, lars of SimCLR's
+_USUAL = {
+    "adamw": Optimiser(name="adamw", lr=2e-3, weight_decay=0.01, momentum=0, warm_up=0.1, final=0.001),
+    "sgd": Optimiser(name="sgd", lr=0.03, weight_decay=1e-4, momentum=0.9, warm_up=0, final=0.001),
+    "lars": Optimiser(name="lars", lr=0.3, weight_decay=1e-6, momentum=0.9, warm_up=0, final=0.001),
+}
+# of the paper's trainer
+_PAPER = Preset(
+    backbone="resnet50",
+    projection_dims={"": 128, "byol": 256, "vicreg": 8192},  # byol and vicreg: of their own papers
+    optimiser=_USUAL["sgd"],
+    pixels=PixelTransform(
+        scale=(0.2, 1),
+        flip_p=0.5,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        colour_p=0.8,
+        grey_p=0.2,
+        erase_p=0,
+    ),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    steps=None,
+    epochs={"": 20},
+)
+# to the letter: the temperature over its base temperature, epochs and rates that differ between methods
+_PAPER_IMAGENET = replace(
+    _PAPER,
+    loss_scale=round(0.1 / 0.07, 4),
+    epochs={"": 20, "classifier": 60, "inverter": 200},
+    lrs={"supcon": 0.01},  # on BigGAN's Gaussian views
+)
 
 PRESETS = {
     # small images; tried on 28 px
     "fashion": Preset(
         backbone="resnet-tiny",
-        projection_dim=64,
-        optimiser=Optimiser(name="adamw", lr=2e-3, weight_decay=0.01, momentum=0, warm_up=0.1, final=0.001),
+        projection_dims={"": 64, "vicreg": 512},
+        optimiser=_USUAL["adamw"],
         pixels=PixelTransform(
             scale=(0.3, 1),
             flip_p=0.5,
@@ -168,78 +229,86 @@ PRESETS = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         steps=1000,
-        epochs=None,
+        epochs={},
+        target_momentum=0.99,
     ),
     # Jahanian et al. 2022 (arXiv:2106.05258), as their code has it; mean and std of ImageNet
-    "paper": Preset(
-        backbone="resnet50",
-        projection_dim=128,
-        optimiser=Optimiser(name="sgd", lr=0.03, weight_decay=1e-4, momentum=0.9, warm_up=0, final=0.001),
-        pixels=PixelTransform(
-            scale=(0.2, 1),
-            flip_p=0.5,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.4,
-            hue=0.1,
-            colour_p=0.8,
-            grey_p=0.2,
-            erase_p=0,
-        ),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        steps=None,
-        epochs=20,
-    ),
+    "paper": _PAPER,
+    "paper-imagenet": _PAPER_IMAGENET,
+    "paper-imagenet100": replace(_PAPER_IMAGENET, epochs={"": 200}),
+    "paper-cars": replace(_PAPER_IMAGENET, epochs={"": 20}, lrs={}),  # their number of epochs is not known
 }
 
 
 def resolve(
     shards: "ShardDataset",
     *,
+    preset: str | None = None,
     method: str | None = None,
     views: str | None = None,
+    num_views: int | Literal["all"] | None = None,
+    latent_tau: float | None = None,
     limit: int | None = None,
     steps: int | None = None,
     epochs: int | None = None,
     backbone: str | None = None,
     batch_size: int | None = None,
+    optimiser: str | None = None,
     lr: float | None = None,
+    lr_scaling: str = "none",
+    weight_decay: float | None = None,
+    warm_up: float | None = None,
     temperature: float | None = None,
-    loss_scale: float = 1,
+    loss_scale: float | None = None,
+    projection_dim: int | None = None,
+    target_momentum: float | None = None,
+    chunk: int | None = None,
+    sync_bn: bool = False,
+    compile: bool = False,
     seed: int = 0,
     dtype: str = "float32",
 ) -> TrainConfig:
     """The config of a run on ``shards``: what is left out follows from the data set.
 
     Args:
+        preset: A key of ``PRESETS``; by default what fits the size of the images.
         method: ``supcon`` where every sample has a label, else ``simclr``.
         views: ``both`` where the set has latent views, else ``pixel``.
+        num_views: ``all`` with multipos on latent views, else 1.
         limit: Use the first so many samples.
         steps, epochs: At most one of them; an epoch is floor(samples / batch size) steps.
+        lr_scaling: ``linear`` multiplies the learning rate by batch size / 256.
 
     Raises:
-        DataError: If the set has no labels, views or samples enough for what is asked.
+        DataError: If the set has no labels, latents, views or samples enough for what is asked.
     """
-    preset = preset_for(shards.image_shape)
+    chosen = PRESETS[preset] if preset else preset_for(shards.image_shape)
     num_samples = len(shards) if limit is None else limit
-    batch_size = batch_size or preset.batch_size
+    batch_size = batch_size or chosen.batch_size
     if num_samples > len(shards):
         raise DataError(f"the set has {len(shards)} samples, not {num_samples}: use --limit {len(shards)} or less")
     if batch_size > num_samples:
         raise DataError(
             f"a batch of {batch_size} is larger than the {num_samples} samples: use --batch-size {num_samples} or less"
         )
-    labelled = bool((shards.labels[:num_samples] >= 0).all())
+    labels = shards.labels[:num_samples]
+    labelled = bool((labels >= 0).all())
     method = method or ("supcon" if labelled else "simclr")
-    if method == "supcon" and not labelled:
-        raise DataError("the set has samples without a label, which supcon needs: use --method simclr")
+    if method in NEED_LABELS and not labelled:
+        raise DataError(f"the set has samples without a label, which {method} needs: use --method simclr")
     views = views or ("both" if shards.num_views else "pixel")
     if views != "pixel" and not shards.num_views:
         raise DataError(f"the set has no latent views, which --views {views} needs: use --views pixel")
+    if latent_tau is not None and method not in MANY_POSITIVES:
+        raise DataError(f"{method} has one positive at most: use --positives with {' or '.join(MANY_POSITIVES)}")
+    needs_latents = method == "inverter" or latent_tau is not None
+    latent_dim = _latent_dim(shards) if needs_latents else 0
+    if needs_latents and not latent_dim:
+        wants = "the inverter" if method == "inverter" else "--positives latent"
+        raise DataError(f"the set has no latents, which {wants} needs: use one that genrep-generate made")
     if steps is None:
-        epochs = epochs or preset.epochs
-        steps = epochs * (num_samples // batch_size) if epochs else preset.steps
+        epochs = epochs or chosen.of_method(chosen.epochs, method)
+        steps = epochs * (num_samples // batch_size) if epochs else chosen.steps
     assert steps is not None
     crop, resize = sizes_for(shards.image_shape)
     return TrainConfig(
@@ -247,21 +316,81 @@ def resolve(
         num_samples=num_samples,
         method=method,
         views=views,
-        backbone=backbone or preset.backbone,
-        projection_dim=preset.projection_dim,
+        backbone=backbone or chosen.backbone,
+        projection_dim=projection_dim or chosen.of_method(chosen.projection_dims, method),
         batch_size=batch_size,
         steps=steps,
-        temperature=temperature or preset.temperature,
-        loss_scale=loss_scale,
-        optimiser=preset.optimiser if lr is None else dataclasses.replace(preset.optimiser, lr=lr),
-        pixels=preset.pixels,
+        temperature=temperature or chosen.temperature,
+        loss_scale=chosen.loss_scale if loss_scale is None else loss_scale,
+        optimiser=_optimiser(
+            chosen,
+            method,
+            name=optimiser,
+            lr=lr,
+            lr_factor=batch_size / SCALED_BATCH if lr_scaling == "linear" else 1,
+            weight_decay=weight_decay,
+            warm_up=warm_up,
+        ),
+        pixels=chosen.pixels,
         crop=crop,
         resize=resize,
-        mean=preset.mean,
-        std=preset.std,
+        mean=chosen.mean,
+        std=chosen.std,
         seed=seed,
         dtype=dtype,
+        num_views=_num_views(num_views, method, views, of=shards.num_views),
+        latent_tau=latent_tau,
+        num_classes=int(labels.max()) + 1 if method in ONE_IMAGE and labelled else 0,
+        latent_dim=latent_dim,
+        target_momentum=(target_momentum or chosen.target_momentum) if method == "byol" else None,
+        chunk=chunk,
+        sync_bn=sync_bn,
+        compile=compile,
     )
+
+
+def _num_views(asked: int | Literal["all"] | None, method: str, views: str, *, of: int) -> int:
+    """Images beside the first one."""
+    if views == "pixel" and asked == "all":
+        raise DataError("--num-views all means latent views, and --views pixel has none: name a number")
+    if asked is None:
+        asked = "all" if method == "multipos" and views != "pixel" else 1
+    number = of if asked == "all" else asked
+    if views != "pixel" and number > of:
+        raise DataError(f"the set has {of} views of a sample, not {number}: use --num-views {of} or less")
+    if number > 1 and method in ("simclr", *ONE_IMAGE):
+        images = "two images" if method == "simclr" else "one image"
+        raise DataError(f"{method} takes {images} of a sample: use --num-views 1, or --method multipos")
+    return number
+
+
+def _optimiser(
+    preset: Preset,
+    method: str,
+    *,
+    name: str | None,
+    lr: float | None,
+    lr_factor: float,
+    weight_decay: float | None,
+    warm_up: float | None,
+) -> Optimiser:
+    settings = preset.optimiser
+    if name in (None, settings.name):
+        settings = replace(settings, lr=preset.lrs.get(method, settings.lr))
+    else:
+        settings = replace(_USUAL[name], warm_up=settings.warm_up, final=settings.final)
+    return replace(
+        settings,
+        lr=(settings.lr if lr is None else lr) * lr_factor,
+        weight_decay=settings.weight_decay if weight_decay is None else weight_decay,
+        warm_up=settings.warm_up if warm_up is None else warm_up,
+    )
+
+
+def _latent_dim(shards: "ShardDataset") -> int:
+    from genrep.shards.npy import latents_of
+
+    return latents_of(shards.members(0, ["latents.npy"])["latents.npy"], num_images=1 + shards.num_views).shape[1]
 
 
 def preset_for(image_shape: tuple[int, int]) -> Preset:

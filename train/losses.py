@@ -42,14 +42,57 @@ def sup_con(projections: torch.Tensor, labels: torch.Tensor, *, temperature: flo
             f"(B, V, P) projections and (B,) labels are needed, got {tuple(projections.shape)} and "
             f"{tuple(labels.shape)}"
         )
+    return multi_positive(projections, positive_weights(labels, projections.shape[1]), temperature=temperature)
+
+
+def multi_positive(projections: torch.Tensor, weights: torch.Tensor, *, temperature: float = 0.1) -> torch.Tensor:
+    """Cross-entropy between how a projection should and how it does choose among all others.
+
+    Args:
+        projections: (B, V, P), V views of each sample, rows of unit length.
+        weights: (B * V, B * V), row i how much each other projection is a positive of i, >= 0; see
+            :func:`positive_weights`.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar, the mean over the projections that have a positive.
+
+    Source: Tian et al. 2023 (StableRep, arXiv:2306.00984), equations 1 (q), 2 (p: the weights, normalised) and 3.
+    """
     similarities = _similarities(projections.flatten(0, 1), temperature)
-    labels = labels.repeat_interleave(projections.shape[1])
+    totals = weights.sum(1)
+    # H(p, q) = log sum_a exp(s_ia) - sum_j p_ij s_ij; where p is 0 the similarity may be -inf
+    chosen = (similarities.masked_fill(weights == 0, 0) * weights).sum(1)
+    losses = similarities.logsumexp(1) - chosen / totals.clamp(min=torch.finfo(totals.dtype).tiny)
+    return losses[totals > 0].mean()
+
+
+def positive_weights(
+    labels: torch.Tensor, num_views: int, *, latents: torch.Tensor | None = None, tau: float | None = None
+) -> torch.Tensor:
+    """How much each projection is a positive of each other: those of its label are, equally or the near ones more.
+
+    Args:
+        labels: Integers (B,), the class of each sample; all different, only views of one sample are positives.
+        num_views: V.
+        latents: (B, V, D) of the images.
+        tau: With it a positive weighs exp(-d^2 / (2 tau^2)), d the root mean square difference of the two latents'
+            coordinates (sigma or a little less for a Gaussian view of strength sigma). A large tau weights equally.
+
+    Returns:
+        float32 (B * V, B * V), the diagonal 0; each row's largest is 1 if it has a positive.
+    """
+    labels = labels.repeat_interleave(num_views)
     positives = (labels[:, None] == labels[None, :]).fill_diagonal_(False)
-    num_positives = positives.sum(1)
-    # log sum_a exp(s_ia) - mean_p s_ip, the mean over P(i)
-    positive_sums = similarities.masked_fill(~positives, 0).sum(1)
-    losses = similarities.logsumexp(1) - positive_sums / num_positives.clamp(min=1)
-    return losses[num_positives > 0].mean()
+    if tau is None:
+        return positives.float()
+    assert latents is not None
+    rows = latents.flatten(0, 1).float()
+    # not by the matrix product, which loses the small distances
+    squares = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square() / rows.shape[1]
+    logs = (-squares / (2 * tau**2)).masked_fill(~positives, float("-inf"))
+    nearest = logs.amax(1, keepdim=True).clamp(min=torch.finfo(logs.dtype).min)  # else a small tau leaves no positive
+    return (logs - nearest).exp()
 
 
 def _similarities(rows: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -28,7 +28,7 @@ def check_run(run: Path, config: TrainConfig) -> None:
             if any(not file.name.startswith(".") for file in run.glob("*")):
                 raise DataError(f"{run} holds other things and no {CONFIG}: choose a new --out")
             return
-        found = _flat(json.loads(path.read_text())["config"])
+        found = _flat(_with_defaults(json.loads(path.read_text())["config"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error!r}): choose a new --out") from error
     asked = _flat(json.loads(json.dumps(config.to_json())))
@@ -100,6 +100,14 @@ def _cut(metrics: IO[str], step: int) -> None:
             break
         kept = metrics.tell()
     metrics.truncate(kept)
+
+
+def _with_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    """The config of an older version has fewer fields: the others had their defaults."""
+    try:
+        return json.loads(json.dumps(TrainConfig.from_json(fields).to_json()))
+    except (KeyError, TypeError):  # of a newer one: the comparison will name what differs
+        return fields
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_labels_and_views_of_the_set_decide_what_is_left_out(labelled_set, unlab
 def test_the_defaults_for_large_images_are_the_papers():
     preset = preset_for((128, 128))
     assert sizes_for((128, 128)) == (112, 128)
-    assert (preset.backbone, preset.projection_dim, preset.batch_size, preset.temperature) == (
+    assert (preset.backbone, preset.projection_dims[""], preset.batch_size, preset.temperature) == (
         "resnet50",
         128,
         256,
