@@ -1,8 +1,18 @@
-"""What all commands share: a wrong option is one line, like every other fault."""
+"""What all commands share: a wrong option is one line, like every other fault; a bar; a stop that loses nothing."""
 
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from genrep.shards.errors import DataError
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+quiet_option = click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 
 
 class _OneLine(click.Command):
@@ -31,3 +41,44 @@ class Group(_OneLine, click.Group):
     """For ``@click.group(cls=Group)``; its commands are of the same kind."""
 
     command_class = Command
+
+
+@contextmanager
+def faults_in_one_line() -> Iterator[None]:
+    """Within, what the user can mend ends the command with status 1; a bug of ours keeps its traceback."""
+    try:
+        yield
+    except DataError as error:
+        from genrep.shards.info import printable
+
+        raise click.ClickException(printable(str(error))) from error
+
+
+@contextmanager
+def interruptible(out: Path) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the command in one line; what is finished lies in ``out``."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = f" (finished shards are in {out})" if out.exists() else ""
+        raise click.ClickException(f"interrupted{where}; run the same command to continue") from None
+
+
+@contextmanager
+def progress_bar(unit: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, moved by (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:  # what an earlier run did counts as done, not as fast
+                bar.total, bar.initial, bar.n = total, done, done
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,18 +1,11 @@
 """genrep-shards: what one does with a set that is there, and real images made into one."""
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from genrep.shards.cli import Group
-from genrep.shards.errors import DataError
-
-folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-quiet_option = click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
+from genrep.shards.cli import Group, faults_in_one_line, folder_argument, interruptible, progress_bar, quiet_option
+from genrep.shards.export_command import export
 
 
 @click.group(cls=Group)
@@ -24,6 +17,9 @@ def main() -> None:
       genrep-shards info data
       genrep-shards verify data
     """
+
+
+main.add_command(export)
 
 
 @main.command()
@@ -43,7 +39,7 @@ def info(folder: Path, *, as_json: bool, quiet: bool) -> None:
 
     from genrep.shards.info import as_text, describe
 
-    with _faults_in_one_line():
+    with faults_in_one_line():
         told = describe(folder)
     if as_json:
         click.echo(json.dumps(told, indent=2))
@@ -69,10 +65,10 @@ def verify(folder: Path, *, deep: bool, quiet: bool) -> None:
     from genrep.shards.reader import check_finished
     from genrep.shards.verify import verify as find_faults
 
-    with _faults_in_one_line():
+    with faults_in_one_line():
         check_finished(folder)
         num_samples = layout_of(read_recipe(folder)).num_samples
-        with _progress(" samples", quiet=quiet) as show:
+        with progress_bar(" samples", quiet=quiet) as show:
             done = 0
 
             def advance(samples: int) -> None:
@@ -117,7 +113,7 @@ def preview(folder: Path, *, out: Path, rows: int, panels: bool, quiet: bool) ->
     from genrep.shards.preview import contact_sheet
     from genrep.shards.reader import ShardDataset
 
-    with _faults_in_one_line():
+    with faults_in_one_line():
         dataset = ShardDataset(folder)
         atomic.write(out, contact_sheet(dataset, num_rows=rows, panels=panels))
     if not quiet:
@@ -162,58 +158,24 @@ def import_(
 
     from genrep.shards.importer import fashion_mnist_source, folder_source, import_images
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with _faults_in_one_line():
-            if source == "fashion-mnist":
-                images = fashion_mnist_source(num_images=num_images, resize=resize)
-            else:
-                with _progress(" headers", quiet=quiet) as show:
-                    images = folder_source(
-                        Path(source),
-                        num_images=num_images,
-                        resize=resize,
-                        workers=os.cpu_count() or 1,
-                        progress=show,
-                    )
-            with _progress(" images", quiet=quiet) as show:
-                manifest = import_images(
-                    images, out, image_format=image_format, quality=quality, shard_size=shard_size, progress=show
+    with interruptible(out), faults_in_one_line():
+        if source == "fashion-mnist":
+            images = fashion_mnist_source(num_images=num_images, resize=resize)
+        else:
+            with progress_bar(" headers", quiet=quiet) as show:
+                images = folder_source(
+                    Path(source),
+                    num_images=num_images,
+                    resize=resize,
+                    workers=os.cpu_count() or 1,
+                    progress=show,
                 )
-    except KeyboardInterrupt:
-        where = f" (finished shards are in {out})" if out.exists() else ""
-        raise click.ClickException(f"interrupted{where}; run the same command to continue") from None
+        with progress_bar(" images", quiet=quiet) as show:
+            manifest = import_images(
+                images, out, image_format=image_format, quality=quality, shard_size=shard_size, progress=show
+            )
     if not quiet:
         click.echo(f"{manifest.num_samples:,} images in {len(manifest.shards)} shards in {out}")
-
-
-@contextmanager
-def _faults_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except DataError as error:  # what the user can mend; a bug of ours keeps its traceback
-        from genrep.shards.info import printable
-
-        raise click.ClickException(printable(str(error))) from error
-
-
-@contextmanager
-def _progress(unit: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, moved by (done, total)."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:  # what an earlier run did counts as done, not as fast
-                bar.total, bar.initial, bar.n = total, done, done
-            bar.update(done - bar.n)
-
-        yield show
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
