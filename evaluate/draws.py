@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from genrep.train.philox import philox
+from genrep.shards import philox
 
 # append only; apart from the streams of genrep.generate and genrep.train
 STREAMS = {"held-out": 200, "shift": 201, "labels": 202}
@@ -18,13 +18,7 @@ def words(
 
     Key (seed, stream), counter (position, source, block of four words, 0).
     """
-    blocks = -(-count // 4)
-    counter = np.zeros((4, len(positions), blocks), np.uint64)
-    counter[0] = positions[:, None]
-    counter[1] = source
-    counter[2] = np.arange(blocks)
-    random = philox(counter, (seed, STREAMS[stream]))
-    return random.transpose(1, 2, 0).reshape(len(positions), 4 * blocks)[:, :count]
+    return philox.words((seed, STREAMS[stream]), positions, second=source, count=count)
 
 
 def label_draws(

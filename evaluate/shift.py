@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genrep.evaluate.data import Source
 from genrep.evaluate.draws import words
-from genrep.train.philox import uniform
+from genrep.shards.philox import uniform
 
 Shift = Literal["none", "affine"]
 SHIFTS: tuple[Shift, ...] = ("none", "affine")

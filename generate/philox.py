@@ -1,4 +1,4 @@
-"""Counter-based random numbers that are equal to the bit on every machine.
+"""From random words to what generation draws: uniforms and normals, equal to the bit on every machine.
 
 A word is a function of (seed, stream, sample, view, position) alone, so nothing has to be drawn in order and no
 state is kept. Words become uniforms and normals by float64 operations that IEEE 754 rounds correctly
@@ -10,37 +10,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from genrep.shards import philox
+from genrep.shards.philox import uniform
+
 Floats = NDArray[np.float64]
 
 MAX_SEED = 2**64 - 1
 
-# Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3 (Random123's philox4x32)
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
-_LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-
 _WORDS_AT_ONCE = 1 << 16  # the working arrays of a chunk stay in the second-level cache
-
-
-def philox(counter: Sequence[NDArray[np.uint64]], key: tuple[int, int]) -> list[NDArray[np.uint64]]:
-    """Philox-4x32-10: four counter words, two key words -> four random words, all below 2**32.
-
-    The counter's arrays broadcast against each other; the words come back in the common shape.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            (second >> _HALF) ^ c1 ^ np.uint64(k0),
-            second & _LOW,
-            (first >> _HALF) ^ c3 ^ np.uint64(k1),
-            first & _LOW,
-        )
-        k0, k1 = (k0 + _KEY_STEPS[0]) & 0xFFFFFFFF, (k1 + _KEY_STEPS[1]) & 0xFFFFFFFF
-    return [c0, c1, c2, c3]
 
 
 def words(seed: int, stream: int, samples: NDArray[np.int64], *, view: int, count: int) -> NDArray[np.uint64]:
@@ -51,15 +29,8 @@ def words(seed: int, stream: int, samples: NDArray[np.int64], *, view: int, coun
     """
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must lie in 0..2**64-1, got {seed}")
-    blocks = -(-count // 4)
-    counter = [
-        samples.astype(np.uint64)[:, None],
-        np.full((1, 1), view, np.uint64),
-        np.arange(blocks, dtype=np.uint64)[None, :],
-        np.full((1, 1), seed >> 32, np.uint64),
-    ]
-    result = np.stack(philox(counter, (seed & 0xFFFFFFFF, stream)), axis=-1)
-    return result.reshape(len(samples), 4 * blocks)[:, :count]
+    key = seed & 0xFFFFFFFF, stream
+    return philox.words(key, samples, second=view, fourth=seed >> 32, count=count)
 
 
 def draw(
@@ -78,11 +49,6 @@ def draw(
         chunk = slice(start, start + rows)
         result[chunk] = transform(words(seed, stream, samples[chunk], view=view, count=count))
     return result
-
-
-def uniform(random_words: NDArray[np.uint64]) -> Floats:
-    """Uniforms in (0, 1): the middles of 2**32 equal cells, so never 0, 1 or 1/2."""
-    return (random_words.astype(np.float64) + 0.5) * 2.0**-32
 
 
 def symmetric_millionths(random_words: NDArray[np.uint64]) -> Floats:

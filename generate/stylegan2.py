@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrep.generate import philox
 from genrep.generate.fingerprint import fingerprint
+from genrep.generate.philox import normal
 from genrep.generate.unpickling import Record, load_tensors, module_tensors
 from genrep.generate.untrained import normal_tensors
 from genrep.shards.errors import DataError
+from genrep.shards.philox import philox
 
 _LICENCE = "NVIDIA Source Code License, non-commercial (weights)"
 
@@ -261,8 +262,8 @@ def seeded_noise(seeds: Tensor, *, layer: int, side: int) -> Tensor:
     blocks = np.arange(-(-count // 4), dtype=np.uint64)
     for row, seed in enumerate(seeds.tolist()):
         counter = [blocks, *(np.full(1, word, np.uint64) for word in (layer, seed & 0xFFFFFFFF, seed >> 32))]
-        words = np.stack(philox.philox(counter, _NOISE_KEY), axis=-1)
-        result[row] = philox.normal(words.reshape(-1)[:count])
+        words = np.stack(philox(counter, _NOISE_KEY), axis=-1)
+        result[row] = normal(words.reshape(-1)[:count])
     return torch.from_numpy(result).view(-1, 1, side, side).to(seeds.device)
 
 

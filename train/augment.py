@@ -6,8 +6,9 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
+from genrep.shards.philox import uniform
 from genrep.train.config import PixelTransform
-from genrep.train.philox import uniform, words
+from genrep.train.philox import words
 
 # the order of the colour steps is one of these rows: 0 brightness, 1 contrast, 2 saturation, 3 hue
 COLOUR_ORDERS = np.array(list(permutations(range(4))), np.int8)
