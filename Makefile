@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.genrep-setup
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+HAS_FFCV_LIBRARIES := pkg-config --exists opencv4 libturbojpeg 2>/dev/null
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup system demo test test-gpu lint format wheel-test clean
@@ -18,14 +19,20 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[dev,fidelity]'
+	@$(HAS_FFCV_LIBRARIES) && $(INSTALL) --editable '.[ffcv]' || echo "FFCV is left out: \
+	sudo apt-get install g++ libopencv-dev libturbojpeg0-dev pkg-config, then make -B setup; only FFCV's own loader needs it"
 	@touch $(STAMP)
 
-# real evaluation data; GENREP_FASHION_MNIST names another folder that holds it
+# real evaluation data (GENREP_FASHION_MNIST names another folder that holds it), and what FFCV is built from
 system:
 	@if [ -n "$$GENREP_FASHION_MNIST" ] || [ -e $(FASHION) ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dataset-fashion-mnist >/dev/null; \
 	else echo "Fashion-MNIST is missing: sudo apt-get install dataset-fashion-mnist, or name its folder in GENREP_FASHION_MNIST"; fi
+	@if ! $(HAS_FFCV_LIBRARIES) && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			g++ libopencv-dev libturbojpeg0-dev pkg-config >/dev/null || true; \
+	fi
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py --out demo

@@ -44,11 +44,37 @@ def staged(path: Path, content: bytes | memoryview) -> Iterator[Path]:
     Raises:
         DataError: If it cannot be written or synced.
     """
+    with _temporary(path) as temporary:
+        with reported(path):
+            _write_synced(temporary, content)
+        yield temporary
+
+
+@contextmanager
+def being_written(path: Path) -> Iterator[Path]:
+    """A temporary name to write a large file under; at the end it is synced and gets its own name.
+
+    After an exception it is removed.
+
+    Raises:
+        DataError: If it cannot be written, within, or synced.
+    """
+    with _temporary(path) as temporary:
+        with reported(path):
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        put_in_place(temporary, path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
     pid = os.getpid()
     temporary = path.with_name(f".{path.name}.tmp-{_host()}-{pid}-{_start_time(pid)}-{next(_serial)}")
     try:
-        with reported(path):
-            _write_synced(temporary, content)
         yield temporary
     finally:
         with suppress(OSError):  # renamed or never made; any exception on its way says more than this could

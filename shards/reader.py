@@ -5,7 +5,7 @@ import mmap
 import operator
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -110,6 +110,31 @@ class ShardDataset:
             label=parsed("cls", lambda content: int(bytes(content))),
             meta=parsed("json", _parse_object),
         )
+
+    def images_into(self, position: int, numbers: Sequence[int], out: Iterable[NDArray[np.uint8]]) -> None:
+        """Decode images of one sample (0 the anchor, k view k), each into a C-contiguous array uint8 (H, W, C).
+
+        Raises:
+            DataError: If one is damaged.
+        """
+        names = [self.member_names[number] for number in numbers]
+        members = self.members(position, names)
+        for name, image in zip(names, out, strict=True):
+            try:
+                decode_into(members[name], image)
+            except DataError as error:
+                raise self._damage(position, name, str(error)) from error
+
+    def latents(self, position: int) -> NDArray[np.float32]:
+        """float32 (1+K, D) of one sample, row 0 the anchor's.
+
+        Raises:
+            DataError: If they are damaged.
+        """
+        try:
+            return latents_of(self.members(position, ["latents.npy"])["latents.npy"], num_images=1 + self.num_views)
+        except DataError as error:
+            raise self._damage(position, "latents.npy", str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the tars itself
         return ShardDataset, (self.folder,)
