@@ -70,7 +70,7 @@ def joined(device: str) -> Iterator[Ranks]:
     """The ranks of the processes that ``torchrun`` started; without it this process alone.
 
     Raises:
-        DataError: If the others cannot be reached.
+        DataError: If the others cannot be reached, or one of them ends before its time.
     """
     rank, world = rank_and_world()
     if world == 1:
@@ -83,6 +83,10 @@ def joined(device: str) -> Iterator[Ranks]:
         raise DataError(f"the other {world - 1} ranks cannot be reached ({reason}): start all by torchrun") from error
     try:
         yield Ranks(rank, world)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise DataError("another rank has ended: mend what it says, then the same command continues") from error
     finally:
         dist.destroy_process_group()
 

@@ -20,6 +20,11 @@ def image_of(sample, view, shape):
     return ((7 * sample + 83 * view + (2 + sample % 3) * y + (3 + sample % 5) * x + 29 * c) % 256).astype(np.uint8)
 
 
+def latent_of(sample, view):
+    """Latent float32 (3,) of an image: views of a sample lie near its anchor."""
+    return np.array([np.cos(sample), np.sin(sample), view / 4], np.float32)
+
+
 def write_set(folder, *, num_samples=NUM_SAMPLES, shape=(28, 28, 1), num_views=NUM_VIEWS, labelled=True, shard_size=16):
     recipe = {
         "format": "genrep/1",
@@ -38,7 +43,7 @@ def write_set(folder, *, num_samples=NUM_SAMPLES, shape=(28, 28, 1), num_views=N
         batch = Batch(
             first=spec.first,
             images=images,
-            latents=np.zeros((len(samples), 1 + num_views, 1), np.float32),
+            latents=np.stack([[latent_of(i, view) for view in range(1 + num_views)] for i in samples]),
             labels=np.array([i % 4 if labelled else -1 for i in samples], np.int64),
             meta=[{"index": i} for i in samples],
         )
