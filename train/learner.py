@@ -1,12 +1,13 @@
 """What training changes: the networks of a method and their optimiser; one update is loss, gradient, step."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
 from genrep.shards.errors import DataError
@@ -57,9 +58,13 @@ class Learner:
 
         Args:
             done: Share of all updates that are done after this one.
+
+        Raises:
+            DataError: If the networks are to be compiled and cannot be.
         """
         self.optimiser.zero_grad()
-        loss = self.ranks.mean(self._backward(batch))
+        with _compiling():
+            loss = self.ranks.mean(self._backward(batch))
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.scaler.step(self.optimiser)
@@ -162,3 +167,13 @@ class Learner:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(content["scaler"])
         return content["step"]
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """A failure of the compiler, which runs when the networks are first used, is one line."""
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the networks cannot be compiled here ({reason}): leave out --compile") from error
