@@ -31,14 +31,15 @@ HELP = {
     "[default: both where the set has latent views, else pixel]",
     "num_views": "Images of a sample beside its anchor in each batch: so many of its views, drawn anew every epoch, or "
     "all.  [default: 1; with multipos all]",
-    "positives": "uniform, or latent:TAU: positives (of supcon, multipos) weigh exp(-d^2 / (2 TAU^2)), d the root mean "
-    "square difference of two latents' coordinates.",
+    "positives": "latent:TAU: positives (of supcon, multipos) weigh exp(-d^2 / (2 TAU^2)), d the root mean square "
+    "difference of two latents' coordinates.  [default: uniform]",
     "steps": "Updates.  [default: 1000 for images up to 64 px, else 20 epochs]",
     "backbone": "resnet-tiny or a ResNet of torchvision.  [default: resnet-tiny up to 64 px, else resnet50]",
     "batch_size": "Samples an update, over all ranks.  [default: 256]",
     "optimiser": "[default: adamw up to 64 px, else sgd]",
     "lr": "Highest learning rate.  [default: 0.002 with adamw, 0.03 with sgd, 0.3 with lars]",
-    "lr_scaling": "linear multiplies the learning rate, given or default, by batch size / 256.",
+    "lr_scaling": "linear multiplies the learning rate, given or default, by batch size / 256 (Goyal et al. 2017).  "
+    "[default: none]",
     "warm_up": "Share of the steps in which the rate rises.",
     "loss_scale": "Factor on the loss; that of the paper's code is 1.4286.  [default: 1; with paper-* presets 1.4286]",
     "projection_dim": "Width of what the loss compares.  [default: of the preset and method]",

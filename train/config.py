@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from genrep.shards.errors import DataError
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from genrep.shards.reader import ShardDataset
 
 Triple = tuple[float, float, float]
-Value = TypeVar("Value")
 METHODS = ("simclr", "supcon", "multipos", "byol", "vicreg", "inverter", "classifier")
 NEED_LABELS = ("supcon", "classifier")
 MANY_POSITIVES = ("supcon", "multipos")
@@ -150,28 +149,26 @@ class Preset:
     """Defaults that belong together.
 
     Attributes:
-        projection_dims: Method -> P, the width of its projections; under ``""`` that of the methods not named.
-        steps: Updates; None where ``epochs`` says it.
-        epochs: Method -> passes over the samples, likewise.
+        projection_dim: P, the width of projections; ``projection_dims`` holds that of methods which differ.
+        steps: Updates; None where ``epochs`` says it, and for methods which differ ``epochs_of``.
         lrs: Method -> learning rate where it is not the optimiser's.
     """
 
     backbone: str
-    projection_dims: Mapping[str, int]
+    projection_dim: int
     optimiser: Optimiser
     pixels: PixelTransform
     mean: Triple
     std: Triple
     steps: int | None
-    epochs: Mapping[str, int]
+    epochs: int | None
+    projection_dims: Mapping[str, int] = field(default_factory=dict)
+    epochs_of: Mapping[str, int] = field(default_factory=dict)
     lrs: Mapping[str, float] = field(default_factory=dict)
     target_momentum: float = 0.996
     batch_size: int = 256
     temperature: float = 0.1
     loss_scale: float = 1.0
-
-    def of_method(self, values: Mapping[str, Value], method: str) -> Value | None:
-        return values.get(method, values.get(""))
 
 
 # where a preset's own is not asked for; sgd of the paper, lars of SimCLR's
@@ -183,7 +180,8 @@ _USUAL = {
 # of the paper's trainer
 _PAPER = Preset(
     backbone="resnet50",
-    projection_dims={"": 128, "byol": 256, "vicreg": 8192},  # byol and vicreg: of their own papers
+    projection_dim=128,
+    projection_dims={"byol": 256, "vicreg": 8192},  # of their own papers
     optimiser=_USUAL["sgd"],
     pixels=PixelTransform(
         scale=(0.2, 1),
@@ -199,13 +197,13 @@ _PAPER = Preset(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     steps=None,
-    epochs={"": 20},
+    epochs=20,
 )
 # to the letter: the temperature over its base temperature, epochs and rates that differ between methods
 _PAPER_IMAGENET = replace(
     _PAPER,
     loss_scale=round(0.1 / 0.07, 4),
-    epochs={"": 20, "classifier": 60, "inverter": 200},
+    epochs_of={"classifier": 60, "inverter": 200},
     lrs={"supcon": 0.01},  # on BigGAN's Gaussian views
 )
 
@@ -213,7 +211,8 @@ PRESETS = {
     # small images; tried on 28 px
     "fashion": Preset(
         backbone="resnet-tiny",
-        projection_dims={"": 64, "vicreg": 512},
+        projection_dim=64,
+        projection_dims={"vicreg": 512},
         optimiser=_USUAL["adamw"],
         pixels=PixelTransform(
             scale=(0.3, 1),
@@ -229,14 +228,14 @@ PRESETS = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         steps=1000,
-        epochs={},
+        epochs=None,
         target_momentum=0.99,
     ),
     # Jahanian et al. 2022 (arXiv:2106.05258), as their code has it; mean and std of ImageNet
     "paper": _PAPER,
     "paper-imagenet": _PAPER_IMAGENET,
-    "paper-imagenet100": replace(_PAPER_IMAGENET, epochs={"": 200}),
-    "paper-cars": replace(_PAPER_IMAGENET, epochs={"": 20}, lrs={}),  # their number of epochs is not known
+    "paper-imagenet100": replace(_PAPER_IMAGENET, epochs=200, epochs_of={}),
+    "paper-cars": replace(_PAPER_IMAGENET, epochs_of={}, lrs={}),  # their number of epochs is not known
 }
 
 
@@ -307,7 +306,7 @@ def resolve(
         wants = "the inverter" if method == "inverter" else "--positives latent"
         raise DataError(f"the set has no latents, which {wants} needs: use one that genrep-generate made")
     if steps is None:
-        epochs = epochs or chosen.of_method(chosen.epochs, method)
+        epochs = epochs or chosen.epochs_of.get(method, chosen.epochs)
         steps = epochs * (num_samples // batch_size) if epochs else chosen.steps
     assert steps is not None
     crop, resize = sizes_for(shards.image_shape)
@@ -317,7 +316,7 @@ def resolve(
         method=method,
         views=views,
         backbone=backbone or chosen.backbone,
-        projection_dim=projection_dim or chosen.of_method(chosen.projection_dims, method),
+        projection_dim=projection_dim or chosen.projection_dims.get(method, chosen.projection_dim),
         batch_size=batch_size,
         steps=steps,
         temperature=temperature or chosen.temperature,
@@ -342,7 +341,7 @@ def resolve(
         latent_tau=latent_tau,
         num_classes=int(labels.max()) + 1 if method in ONE_IMAGE and labelled else 0,
         latent_dim=latent_dim,
-        target_momentum=(target_momentum or chosen.target_momentum) if method == "byol" else None,
+        target_momentum=_target_momentum(chosen, target_momentum) if method == "byol" else None,
         chunk=chunk,
         sync_bn=sync_bn,
         compile=compile,
@@ -362,6 +361,10 @@ def _num_views(asked: int | Literal["all"] | None, method: str, views: str, *, o
         images = "two images" if method == "simclr" else "one image"
         raise DataError(f"{method} takes {images} of a sample: use --num-views 1, or --method multipos")
     return number
+
+
+def _target_momentum(preset: Preset, asked: float | None) -> float:
+    return preset.target_momentum if asked is None else asked
 
 
 def _optimiser(

@@ -96,17 +96,17 @@ class Learner:
         with torch.no_grad():
             outputs = [self._outputs(self.method, images) for images, _ in parts]
         cached = tuple(torch.cat(each).requires_grad_() for each in zip(*outputs, strict=True))
+        latents = [part.latents for _, part in parts if part.latents is not None]
         targets = Targets(
-            labels=torch.cat([part.labels for _, part in parts]),
-            latents=None if parts[0][1].latents is None else torch.cat([part.latents for _, part in parts]),
+            labels=torch.cat([part.labels for _, part in parts]), latents=torch.cat(latents) if latents else None
         )
         loss = self._loss(cached, targets)
-        self.scaler.scale(loss).backward()
+        gradients = torch.autograd.grad(self.scaler.scale(loss), cached)
         first = 0
         for number, (images, part) in enumerate(parts):
             here = slice(first, first := first + len(part.labels))
             with self._averaging(number == len(parts) - 1):
-                torch.autograd.backward(self._outputs(self.network, images), [each.grad[here] for each in cached])
+                torch.autograd.backward(self._outputs(self.network, images), [each[here] for each in gradients])
         return loss.detach()
 
     def _parts(self, batch: Batch) -> Iterator[tuple[torch.Tensor, Targets]]:

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ from click.testing import CliRunner
 from wave_sets import metrics_of, write_set
 
 from genrep.train import command, export_command
-from genrep.train.checkpoint import checkpoints, load_checkpoint
+from genrep.train.checkpoint import checkpoints, load_backbone, load_checkpoint
+from genrep.train.config import METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +87,58 @@ def test_steps_and_epochs_together_are_a_usage_fault(labelled_set):
     assert_fails_in_one_line(result, "--steps and --epochs were both given.*", status=2)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_by_its_name_and_gives_a_backbone(labelled_set, method):
+    result = train("--shards", labelled_set, "--method", method, "--batch-size", 8, "--steps", 2, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert load_backbone("run").module.feature_dim == 128
+    assert [line["step"] for line in metrics_of(Path("run"))] == [1, 2]
+
+
+def test_a_preset_is_shown_by_its_name(labelled_set):
+    result = train("--shards", labelled_set, "--preset", "paper-imagenet", "--batch-size", 8, "--show-config")
+    config = json.loads(result.stdout)
+    assert (config["backbone"], config["loss_scale"], config["steps"]) == ("resnet50", 1.4286, 100)
+
+
+def test_options_of_views_and_positives_reach_the_config(labelled_set):
+    arguments = ("--method", "multipos", "--num-views", "all", "--positives", "latent:0.5", "--chunk", 4)
+    config = json.loads(train("--shards", labelled_set, "--batch-size", 8, *arguments, "--show-config").stdout)
+    assert (config["num_views"], config["latent_tau"], config["chunk"]) == (2, 0.5, 4)
+
+
+def test_as_many_checkpoints_stay_as_are_asked_for(labelled_set):
+    arguments = ("--batch-size", 8, "--steps", 5, "--checkpoint-every", 1, "--keep", 2, "--out", "run")
+    assert train("--shards", labelled_set, *arguments).exit_code == 0
+    assert [path.name for path in checkpoints(Path("run"))] == ["step-00000004.pt", "step-00000005.pt"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--positives", "near"], ".*'near' is neither uniform nor latent:TAU, such as latent:0.5"),
+        (["--positives", "latent:0"], ".*0.0 is not in the range x>0."),
+        (["--positives", "latent:"], ".*'' is not a valid float range."),
+        (["--num-views", "0"], ".*0 is not in the range x>=1."),
+        (["--num-views", "some"], ".*'some' is not a valid integer range."),
+    ],
+)
+def test_views_and_positives_that_cannot_be_meant_are_usage_faults(labelled_set, arguments, message):
+    assert_fails_in_one_line(train("--shards", labelled_set, *arguments), message, status=2)
+
+
+def test_help_names_the_risk_of_batch_norm_on_each_rank_and_the_rule_of_the_rate():
+    text = " ".join(CliRunner().invoke(command.main, ["--help"]).output.split())
+    assert "each rank normalises its own share" in text
+    assert "a shortcut past the loss" in text
+    assert "linear multiplies the learning rate, given or default, by batch size / 256" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", 8, "--sync-bn"], "--sync-bn needs GPUs, torch's .* has no CPU form: leave it out"),
+        (["--batch-size", 8, "--num-views", 3], "the set has 2 views of a sample, not 3: use --num-views 2 or less"),
         (["--batch-size", 41], "a batch of 41 is larger than the 40 samples: use --batch-size 40 or less"),
         (["--batch-size", 8, "--method", "supcon"], ".*without a label, which supcon needs: use --method simclr"),
         (["--batch-size", 8, "--limit", 99], "the set has 40 samples, not 99: use --limit 40 or less"),
@@ -142,8 +193,6 @@ def test_a_damaged_checkpoint_gives_one_line(labelled_set, tmp_path):
 
 def test_an_exported_resnet_loads_strictly_in_torchvision_and_gives_the_same_features(tmp_path):
     import torchvision
-
-    from genrep.train.checkpoint import load_backbone
 
     folder = write_set(tmp_path / "set", shape=(32, 32, 3), num_samples=8)
     result = train("--shards", folder, "--out", "run", "--backbone", "resnet18", "--batch-size", 4, "--steps", 1)

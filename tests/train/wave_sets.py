@@ -25,7 +25,16 @@ def latent_of(sample, view):
     return np.array([np.cos(sample), np.sin(sample), view / 4], np.float32)
 
 
-def write_set(folder, *, num_samples=NUM_SAMPLES, shape=(28, 28, 1), num_views=NUM_VIEWS, labelled=True, shard_size=16):
+def write_set(
+    folder,
+    *,
+    num_samples=NUM_SAMPLES,
+    shape=(28, 28, 1),
+    num_views=NUM_VIEWS,
+    labelled=True,
+    shard_size=16,
+    latent_dim=3,
+):
     recipe = {
         "format": "genrep/1",
         "kind": "generated",
@@ -43,7 +52,7 @@ def write_set(folder, *, num_samples=NUM_SAMPLES, shape=(28, 28, 1), num_views=N
         batch = Batch(
             first=spec.first,
             images=images,
-            latents=np.stack([[latent_of(i, view) for view in range(1 + num_views)] for i in samples]),
+            latents=np.stack([[latent_of(i, view)[:latent_dim] for view in range(1 + num_views)] for i in samples]),
             labels=np.array([i % 4 if labelled else -1 for i in samples], np.int64),
             meta=[{"index": i} for i in samples],
         )
