@@ -1,7 +1,9 @@
 """Pixel transformations T_x: every sample of a batch with its own parameters, applied in one compiled pass."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +85,15 @@ def draw_parameters(
         greys=rest[:, 8] < transform.grey_p,
         erased=erased,
     )
+
+
+def joined(parts: Sequence[Parameters]) -> Parameters:
+    """The parameters of one batch after another, all of the same sizes."""
+    if len(parts) == 1:
+        return parts[0]
+    names = ("boxes", "flips", "colour", "orders", "factors", "greys", "erased")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **arrays)
 
 
 def centre_parameters(num_images: int, *, source: tuple[int, int], resize: int, crop: int) -> Parameters:

@@ -87,6 +87,8 @@ class TrainConfig:
         chunk: Samples of a rank's share that go through the networks at once; None: all.
         sync_bn: Batch norm over all ranks, else over each rank's share.
         compile: Whether the networks are compiled, which may change sums in their last bits.
+        num_mixed: Samples of a batch that are of another set.
+        mixed_recipe_sha256: Of that set's recipe.
     """
 
     recipe_sha256: str
@@ -117,6 +119,13 @@ class TrainConfig:
     chunk: int | None = None
     sync_bn: bool = False
     compile: bool = False
+    num_mixed: int = 0
+    mixed_recipe_sha256: str | None = None
+
+    @property
+    def num_own(self) -> int:
+        """Samples of a batch that are of the set itself."""
+        return self.batch_size - self.num_mixed
 
     @property
     def images_per_sample(self) -> int:
@@ -266,6 +275,8 @@ def resolve(
     compile: bool = False,
     seed: int = 0,
     dtype: str = "float32",
+    mixed: "ShardDataset | None" = None,
+    mix_ratio: float = 0,
 ) -> TrainConfig:
     """The config of a run on ``shards``: what is left out follows from the data set.
 
@@ -277,6 +288,8 @@ def resolve(
         limit: Use the first so many samples.
         steps, epochs: At most one of them; an epoch is floor(samples / batch size) steps.
         lr_scaling: ``linear`` multiplies the learning rate by batch size / 256.
+        mixed: Another set, of which each batch holds round(``mix_ratio`` * batch size) samples; an epoch is one of the
+            set itself.
 
     Raises:
         DataError: If the set has no labels, latents, views or samples enough for what is asked.
@@ -305,13 +318,19 @@ def resolve(
     if needs_latents and not latent_dim:
         wants = "the inverter" if method == "inverter" else "--positives latent"
         raise DataError(f"the set has no latents, which {wants} needs: use one that genrep-generate made")
+    num_views_shown = _num_views(num_views, method, views, of=shards.num_views)
+    num_mixed = 0 if mixed is None else round(mix_ratio * batch_size)
+    if mixed is not None:
+        _check_mix(shards, mixed, num_mixed, of=batch_size, method=method, views=views, num_views=num_views_shown)
+        if needs_latents:
+            raise DataError(f"the set mixed in shares no latents with the other, which {method} needs: leave out --mix")
     if steps is None:
         epochs = epochs or chosen.epochs_of.get(method, chosen.epochs)
-        steps = epochs * (num_samples // batch_size) if epochs else chosen.steps
+        steps = epochs * (num_samples // (batch_size - num_mixed)) if epochs else chosen.steps
     assert steps is not None
     crop, resize = sizes_for(shards.image_shape)
     return TrainConfig(
-        recipe_sha256=hashlib.sha256(json.dumps(shards.recipe, sort_keys=True).encode()).hexdigest(),
+        recipe_sha256=_recipe_sha256(shards),
         num_samples=num_samples,
         method=method,
         views=views,
@@ -337,7 +356,7 @@ def resolve(
         std=chosen.std,
         seed=seed,
         dtype=dtype,
-        num_views=_num_views(num_views, method, views, of=shards.num_views),
+        num_views=num_views_shown,
         latent_tau=latent_tau,
         num_classes=int(labels.max()) + 1 if method in ONE_IMAGE and labelled else 0,
         latent_dim=latent_dim,
@@ -345,7 +364,46 @@ def resolve(
         chunk=chunk,
         sync_bn=sync_bn,
         compile=compile,
+        num_mixed=num_mixed,
+        mixed_recipe_sha256=None if mixed is None else _recipe_sha256(mixed),
     )
+
+
+def _recipe_sha256(shards: "ShardDataset") -> str:
+    return hashlib.sha256(json.dumps(shards.recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _check_mix(
+    shards: "ShardDataset",
+    mixed: "ShardDataset",
+    num_mixed: int,
+    *,
+    of: int,
+    method: str,
+    views: str,
+    num_views: int,
+) -> None:
+    from genrep.shards.info import class_names
+
+    shapes = [(*each.image_shape, each.channels) for each in (shards, mixed)]
+    if shapes[0] != shapes[1]:
+        told = " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise DataError(f"{shards.folder} and {mixed.folder} hold images of {told}: make both sets of one size")
+    if not 0 < num_mixed < of:
+        raise DataError(f"{num_mixed} of {of} samples of a batch would be mixed in: choose a ratio between")
+    if num_mixed > len(mixed):
+        raise DataError(f"{mixed.folder} has {len(mixed)} samples, fewer than the {num_mixed} of a batch: mix in less")
+    if views == "latent" and not mixed.num_views:
+        raise DataError(f"{mixed.folder} has no latent views, which --views latent needs: use --views both or pixel")
+    if views == "both" and 0 < mixed.num_views < num_views:
+        raise DataError(f"{mixed.folder} has {mixed.num_views} views of a sample, not {num_views}: use --num-views")
+    if method in NEED_LABELS:
+        counts = [len(class_names(each.recipe)) for each in (shards, mixed)]
+        if counts[0] != counts[1] or (mixed.labels < 0).any():
+            raise DataError(
+                f"{method} needs labels that mean the same in both sets, and {shards.folder} has {counts[0]} classes, "
+                f"{mixed.folder} {counts[1]}{' and samples without' if (mixed.labels < 0).any() else ''}: use simclr"
+            )
 
 
 def _num_views(asked: int | Literal["all"] | None, method: str, views: str, *, of: int) -> int:

@@ -80,7 +80,9 @@ def train(
     start = learner.restore(saved) if saved else 0
     if start >= config.steps:
         return start
-    batches = Loader(shards, config, threads=loader_threads, rank=ranks.rank, world=ranks.world).batches(start)
+    batches = Loader(
+        shards, config, workers=loader_threads, rank=ranks.rank, world=ranks.world, device=learner.device
+    ).batches(start)
     first = next(batches)  # before the folder is made: data that cannot be read leave nothing behind
     with _opened(run, config, ranks, step=start, record=record or {}) as append_metrics:
         batches = chain([first], batches)

@@ -7,9 +7,19 @@ from numpy.typing import NDArray
 
 from genrep.train.philox import words
 
+# the words that order the shards and move samples through the buffer: of the run's set, and of one mixed into it
+OWN_STREAMS = ("shards", "buffer")
+MIXED_STREAMS = ("mixed-shards", "mixed-buffer")
+
 
 def epoch_order(
-    seed: int, epoch: int, shard_counts: Sequence[int], *, lanes: int = 8, shuffle_buffer: int = 2048
+    seed: int,
+    epoch: int,
+    shard_counts: Sequence[int],
+    *,
+    lanes: int = 8,
+    shuffle_buffer: int = 2048,
+    streams: tuple[str, str] = OWN_STREAMS,
 ) -> NDArray[np.int64]:
     """Order the samples of one epoch such that shards can be streamed.
 
@@ -25,18 +35,19 @@ def epoch_order(
         lanes: Streams read side by side, at least 1.
         shuffle_buffer: Samples a lane holds, at least 1 (which keeps the lane's order). A lane no longer than this
             is shuffled completely.
+        streams: Of the random words, for the shards and for the buffers.
 
     Returns:
         int64 (N,), a permutation of the N = sum(shard_counts) sample positions.
     """
     counts = np.asarray(shard_counts, np.int64)
-    shards = np.argsort(_epoch_words(seed, "shards", epoch, len(counts)), kind="stable")
+    shards = np.argsort(_epoch_words(seed, streams[0], epoch, len(counts)), kind="stable")
     starts = np.cumsum(counts) - counts
     # the shuffled shards end to end: a ramp, plus for each shard how far it was moved
     moved = starts[shards] - (np.cumsum(counts[shards]) - counts[shards])
     stream = np.arange(counts.sum()) + np.repeat(moved, counts[shards])
 
-    random_words = _epoch_words(seed, "buffer", epoch, len(stream))
+    random_words = _epoch_words(seed, streams[1], epoch, len(stream))
     order = np.empty_like(stream)
     first = 0
     for lane in range(lanes):

@@ -8,7 +8,7 @@ from genrep.shards import philox
 MAX_SEED = 2**32 - 1
 
 # append only; apart from the streams of genrep.generate, so that a run and its data never share words
-STREAMS = {"shards": 100, "buffer": 101, "view": 102, "pixels": 103}
+STREAMS = {"shards": 100, "buffer": 101, "view": 102, "pixels": 103, "mixed-shards": 104, "mixed-buffer": 105}
 
 
 def words(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrep.train import batched
 from genrep.train.augment import centre_parameters, draw_parameters, transform_into
 from genrep.train.config import PRESETS, sizes_for
 
@@ -26,6 +27,13 @@ def draw(preset, samples, shape, *, seed=0, epoch=0, view=0):
     return draw_parameters(
         preset.pixels, np.asarray(samples), seed=seed, epoch=epoch, view=view, source=shape[:2], crop=crop
     )
+
+
+def by_torch(images, parameters, preset):
+    """The pass for GPUs, on the CPU."""
+    crop, _ = sizes_for(images.shape[1:3])
+    pixels = batched.transformed(torch.from_numpy(images), parameters, crop=crop, mean=preset.mean, std=preset.std)
+    return pixels.permute(0, 2, 3, 1).numpy()
 
 
 def transformed(images, parameters, preset):
@@ -72,18 +80,20 @@ def literal(image, parameters, i, preset):
         ("paper", (128, 128, 1)),
     ],
 )
-def test_the_compiled_pass_equals_torchvision_on_the_same_draws(name, shape):
+@pytest.mark.parametrize("apply", [transformed, by_torch])
+def test_both_passes_equal_torchvision_on_the_same_draws(name, shape, apply):
     preset, images = PRESETS[name], pictures(60, shape)
     pixels = dataclasses.replace(preset.pixels, erase_p=0.5, grey_p=0.3)
     parameters = draw(dataclasses.replace(preset, pixels=pixels), np.arange(60), shape)
-    ours = transformed(images, parameters, preset)
+    ours = apply(images, parameters, preset)
     theirs = np.stack([literal(image, parameters, i, preset) for i, image in enumerate(images)])
     error = np.abs(ours - theirs).max() * min(preset.std)  # of pixels in [0, 1]
     assert error < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(128, 128, 3), (150, 230, 3), (28, 28, 1), (90, 70, 3)])
-def test_without_augmentation_the_centre_is_cropped_as_torchvision_does(shape):
+@pytest.mark.parametrize("apply", [transformed, by_torch])
+def test_without_augmentation_the_centre_is_cropped_as_torchvision_does(shape, apply):
     from torchvision.transforms.v2 import functional
 
     images, (crop, resize) = pictures(4, shape), sizes_for(shape[:2])
@@ -91,7 +101,7 @@ def test_without_augmentation_the_centre_is_cropped_as_torchvision_does(shape):
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
     theirs = functional.center_crop(functional.resize(pixels, [resize], antialias=True), [crop, crop])
     theirs = functional.normalize(theirs.expand(-1, 3, -1, -1), list(PAPER.mean), list(PAPER.std))
-    np.testing.assert_allclose(transformed(images, parameters, PAPER), theirs.permute(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_allclose(apply(images, parameters, PAPER), theirs.permute(0, 2, 3, 1), atol=1e-5)
 
 
 def test_small_images_come_out_of_the_centre_crop_as_they_are():
