@@ -150,6 +150,9 @@ class FfcvSet:
         field = self._beton.fields["latents"]
         return np.frombuffer(self._beton.data("latents", position), "<f4").reshape(field.shape)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # another process maps the file itself
+        return FfcvSet, (self.path, self.shards)
+
     def _check_sidecar(self) -> None:
         path, command = sidecar(self.path), f"genrep-shards export ffcv {self.shards.folder} --out {self.path}"
         try:

@@ -51,7 +51,7 @@ def contact_sheet(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = F
     names = class_names(dataset.recipe)
     labels = dataset.labels[positions].tolist()
     titles = [names[label] if 0 <= label < len(names) else "" if label < 0 else f"class {label}" for label in labels]
-    return _drawn(columns, titles, [f"sample {position}" for position in positions])
+    return draw_sheet(columns, titles, [f"sample {position}" for position in positions])
 
 
 def _chosen(labels: NDArray[np.int64], num_rows: int) -> list[int]:
@@ -169,7 +169,7 @@ def pixel_view(image: Pixels, random: np.random.Generator) -> Pixels:
     return np.asarray(picture)
 
 
-def _drawn(columns: Sequence[Column], titles: Sequence[str], subtitles: Sequence[str]) -> bytes:
+def draw_sheet(columns: Sequence[Column], titles: Sequence[str], subtitles: Sequence[str]) -> bytes:
     """The sheet as PNG; title and subtitle stand left of each row."""
     from PIL import Image, ImageDraw
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 
 POSITIVE = click.IntRange(min=1)
 POSITIVE_FLOAT = click.FloatRange(min=0, min_open=True)
-LOADER_THREADS = 8  # at most; each holds one batch ready
+MOST_WORKERS = 8  # unless asked for; each holds one batch ready
+
+# what the weights do not depend on
+EXECUTION = (
+    "loader", "beton", "workers", "skip_bad", "checkpoint_every", "keep", "device", "threads", "watch_every",
+    "tensorboard", "show_pairs",
+)  # fmt: skip
 
 HELP = {
     "preset": "Defaults of the paper's settings, or of those for small images; --show-config prints them.  "
@@ -33,6 +40,15 @@ HELP = {
     "all.  [default: 1; with multipos all]",
     "positives": "latent:TAU: positives (of supcon, multipos) weigh exp(-d^2 / (2 TAU^2)), d the root mean square "
     "difference of two latents' coordinates.  [default: uniform]",
+    "mix": "Another set, such as real images as shards, and the share of every batch that comes from it, such as "
+    "data/real:0.5. Labels count where both sets have equally many classes; supcon and classifier need that.",
+    "loader": "Where the images are read: the tars, or one file made by genrep-shards export ffcv. Same batches.",
+    "beton": "The file of --loader ffcv.  [default: DIR.beton beside the set]",
+    "workers": "Threads that prepare batches ahead; 0: none.  [default: --threads, at most 8]",
+    "skip_bad": "Pass over damaged samples: the one in the same place of the next batch stands in, all are counted.",
+    "show_pairs": "Draw the first batch's images beside their stored anchors as a PNG file, and end.",
+    "watch_every": "Updates between collapse signals in metrics.jsonl: effective rank, alignment, uniformity.",
+    "tensorboard": "Also write for TensorBoard, with pictures of augmented images, into tensorboard/ of the run.",
     "steps": "Updates.  [default: 1000 for images up to 64 px, else 20 epochs]",
     "backbone": "resnet-tiny or a ResNet of torchvision.  [default: resnet-tiny up to 64 px, else resnet50]",
     "batch_size": "Samples an update, over all ranks.  [default: 256]",
@@ -64,6 +80,19 @@ class _Count(click.ParamType):
         return value if value == "all" else POSITIVE.convert(value, param, ctx)
 
 
+class _Mix(click.ParamType):
+    """A folder and a share between 0 and 1."""
+
+    name = "mix"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
+        folder, _, ratio = value.rpartition(":")
+        if not folder:
+            self.fail(f"{value!r} is not SHARDS:RATIO, such as data/real:0.5", param, ctx)
+        share = click.FloatRange(0, 1, min_open=True, max_open=True).convert(ratio, param, ctx)
+        return Path(folder), share
+
+
 class _Positives(click.ParamType):
     """``uniform`` is None, ``latent:TAU`` is TAU."""
 
@@ -80,6 +109,11 @@ class _Positives(click.ParamType):
 
 @click.command(cls=Command)
 @click.option("--shards", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
+@click.option("--mix", type=_Mix(), metavar="SHARDS:RATIO", help=HELP["mix"])
+@click.option("--loader", type=click.Choice(["webdataset", "ffcv"]), default="webdataset", help=HELP["loader"])
+@click.option("--beton", type=click.Path(path_type=Path), metavar="FILE", help=HELP["beton"])
+@click.option("--workers", type=click.IntRange(min=0), metavar="N", help=HELP["workers"])
+@click.option("--skip-bad", is_flag=True, help=HELP["skip_bad"])
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/SET-METHOD-seedN]")
 @click.option("--preset", type=click.Choice([name for name in PRESETS if name != "paper"]), help=HELP["preset"])
 @click.option("--method", type=click.Choice(METHODS), help=HELP["method"])
@@ -116,6 +150,9 @@ class _Positives(click.ParamType):
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if there is one, else cpu]")
 @click.option("--dtype", type=click.Choice(DTYPES), help=HELP["dtype"])
 @click.option("--threads", type=POSITIVE, metavar="N", help="CPU threads.  [default: OMP_NUM_THREADS, else the cores]")
+@click.option("--watch-every", type=POSITIVE, metavar="N", default=100, show_default=True, help=HELP["watch_every"])
+@click.option("--tensorboard", is_flag=True, help=HELP["tensorboard"])
+@click.option("--show-pairs", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=HELP["show_pairs"])
 @click.option("--show-config", is_flag=True, help="Print the settings as JSON and end.")
 @click.option("--resume", is_flag=True, help=HELP["resume"])
 @click.option("--quiet", is_flag=True, help="Only errors.")
@@ -134,7 +171,9 @@ def main(folder: Path, out: Path | None, show_config: bool, resume: bool, quiet:
     """
     if settings["steps"] and settings["epochs"]:
         raise click.UsageError("--steps and --epochs were both given: one of them follows from the other")
-    execution = {name: settings.pop(name) for name in ("checkpoint_every", "keep", "device", "threads")}
+    if settings["beton"] and settings["loader"] != "ffcv":
+        raise click.UsageError("--beton names the file of --loader ffcv, which was not asked for")
+    execution = {name: settings.pop(name) for name in EXECUTION}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         _main(folder, out, settings, show_config=show_config, resume=resume, quiet=quiet, **execution)
@@ -156,27 +195,47 @@ def _main(
     show_config: bool,
     resume: bool,
     quiet: bool,
+    loader: str,
+    beton: Path | None,
+    workers: int | None,
+    skip_bad: bool,
     checkpoint_every: int,
     keep: int,
     device: str | None,
     threads: int | None,
+    watch_every: int,
+    tensorboard: bool,
+    show_pairs: Path | None,
 ) -> None:
     import torch
 
     import genrep.shards
+    from genrep.shards import atomic
+    from genrep.shards.ffcv import FfcvSet, beside
     from genrep.train.checkpoint import checkpoints
+    from genrep.train.data import Loader
     from genrep.train.loop import train
     from genrep.train.ranks import joined
+    from genrep.train.sheet import batch_sheet
 
-    device = _device(device)
+    device, mix = _device(device), settings.pop("mix")
     settings["dtype"] = settings["dtype"] or ("bfloat16" if device.startswith("cuda") else "float32")
     with joined(device) as ranks:
         shards = ranks.agreed(lambda: genrep.shards.open(folder))
-        config = ranks.agreed(lambda: resolve(shards, **settings))
-        quiet = quiet or ranks.rank > 0
+        mixed, mix_ratio = None, 0.0
+        if mix:
+            mixed, mix_ratio = ranks.agreed(lambda: genrep.shards.open(mix[0])), mix[1]
+        config = ranks.agreed(lambda: resolve(shards, mixed=mixed, mix_ratio=mix_ratio, **settings))
+        images = ranks.agreed(lambda: FfcvSet(beton or beside(folder), shards)) if loader == "ffcv" else None
+        only_errors, quiet = quiet, quiet or ranks.rank > 0
         if show_config:
             if not ranks.rank:
                 click.echo(json.dumps(config.to_json(), indent=1))
+            return
+        if show_pairs:
+            if not ranks.rank:
+                (batch,) = islice(Loader(shards, config, images=images, mixed=mixed, skip_bad=skip_bad).batches(0), 1)
+                atomic.write(show_pairs, batch_sheet(batch, shards, config))
             return
         run = out or Path("runs") / f"{folder.resolve().name}-{config.method}-seed{config.seed}"
         torch.set_num_threads(threads or torch.get_num_threads())
@@ -195,6 +254,13 @@ def _main(
                 "threads": threads,
             },
         }
+        passed_over: dict[str, None] = {}
+
+        def on_passed_over(fault: str) -> None:
+            if fault not in passed_over and not only_errors:
+                click.echo(f"passed over: {fault}", err=True)
+            passed_over[fault] = None
+
         with _stop_between_steps() as should_stop, _progress(config.steps, checkpoint_every, quiet=quiet) as on_step:
             done = train(
                 shards,
@@ -202,17 +268,24 @@ def _main(
                 run,
                 device=device,
                 ranks=ranks,
-                loader_threads=min(threads, LOADER_THREADS),
+                images=images,
+                mixed=mixed,
+                workers=min(threads, MOST_WORKERS) if workers is None else workers,
+                skip_bad=skip_bad,
                 checkpoint_every=checkpoint_every,
                 keep=keep,
                 record=record,
+                watch_every=watch_every,
+                tensorboard=tensorboard,
                 on_step=on_step,
+                on_passed_over=on_passed_over,
                 should_stop=should_stop,
             )
         if done < config.steps:
             raise ranks.fault(f"interrupted after step {done} of {config.steps}; run the same command to continue")
     if not quiet:
-        click.echo(f"{run}: trained for {done} steps")
+        damaged = f", {len(passed_over)} damaged samples passed over" if passed_over else ""
+        click.echo(f"{run}: trained for {done} steps{damaged}")
 
 
 def _device(name: str | None) -> str:

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,10 +14,11 @@ from genrep.shards.errors import DataError
 from genrep.shards.reader import ShardDataset
 from genrep.train.checkpoint import KEPT, checkpoints, save_checkpoint
 from genrep.train.config import TrainConfig
-from genrep.train.data import Loader
+from genrep.train.data import ImageReader, Loader
 from genrep.train.learner import Learner
 from genrep.train.ranks import Ranks
 from genrep.train.run import check_run, open_run
+from genrep.train.watch import TENSORBOARD, Watch, summary_writer
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Metrics:
         data_wait: Share of that time spent waiting for the batch, in [0, 1].
         lr: Learning rate of this update.
         batch_crc32: Of the global batch's sample positions (int64, little-endian): equal where two runs saw the same.
+        passed_over: Damaged samples in whose place others stood, over all ranks.
     """
 
     step: int
@@ -39,6 +41,7 @@ class Metrics:
     data_wait: float
     lr: float
     batch_crc32: int
+    passed_over: int
 
 
 def train(
@@ -48,11 +51,17 @@ def train(
     *,
     device: str = "cpu",
     ranks: Ranks = Ranks(),  # noqa: B008
-    loader_threads: int = 1,
+    images: ImageReader | None = None,
+    mixed: ShardDataset | None = None,
+    workers: int = 1,
+    skip_bad: bool = False,
     checkpoint_every: int = 200,
     keep: int = KEPT,
     record: dict[str, Any] | None = None,
+    watch_every: int = 100,
+    tensorboard: bool = False,
     on_step: Callable[[Metrics], None] = lambda metrics: None,
+    on_passed_over: Callable[[str], None] = lambda fault: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Train, or continue, the run in the folder ``run``; it ends with a checkpoint.
@@ -63,9 +72,16 @@ def train(
     Args:
         ranks: This process among those that train together; each takes its share of every batch, the first one
             writes. All must see the folder.
+        images: Reads the images of ``shards`` from elsewhere, as :class:`genrep.shards.ffcv.FfcvSet` does.
+        mixed: The set of which a part of every batch is.
+        workers: Threads that prepare batches.
+        skip_bad: Put others in the place of damaged samples; their faults are told.
         keep: How many of the last checkpoints stay.
         record: What ``config.json`` says beside the config.
+        watch_every: Steps between collapse signals, which go into the metrics.
+        tensorboard: Also write metrics, and pictures of batches, for TensorBoard.
         on_step: Told of every update.
+        on_passed_over: Told of every damaged sample of this rank's share.
         should_stop: Asked after every update; True on one rank saves a checkpoint and ends the call on all.
 
     Returns:
@@ -80,11 +96,24 @@ def train(
     start = learner.restore(saved) if saved else 0
     if start >= config.steps:
         return start
+    writer = summary_writer() if tensorboard and ranks.rank == 0 else None
     batches = Loader(
-        shards, config, workers=loader_threads, rank=ranks.rank, world=ranks.world, device=learner.device
+        shards,
+        config,
+        images=images,
+        mixed=mixed,
+        workers=workers,
+        rank=ranks.rank,
+        world=ranks.world,
+        device=learner.device,
+        skip_bad=skip_bad,
     ).batches(start)
     first = next(batches)  # before the folder is made: data that cannot be read leave nothing behind
-    with _opened(run, config, ranks, step=start, record=record or {}) as append_metrics:
+    with (
+        _opened(run, config, ranks, step=start, record=record or {}) as append_metrics,
+        writer(str(run / TENSORBOARD), purge_step=start + 1) if writer else nullcontext() as board,
+    ):
+        watch = Watch(shards, config, every=watch_every, board=board)
         batches = chain([first], batches)
         for step in range(start, config.steps):
             began = perf_counter()
@@ -105,8 +134,12 @@ def train(
                 data_wait=round(waited / seconds, 4),
                 lr=lr,
                 batch_crc32=zlib.crc32(batch.global_samples.astype("<i8").tobytes()),
+                passed_over=ranks.total(len(batch.passed_over), device=learner.device) if skip_bad else 0,
             )
-            append_metrics(asdict(metrics))
+            for fault in batch.passed_over:
+                on_passed_over(fault)
+            if ranks.rank == 0:
+                append_metrics(watch.told(asdict(metrics), batch, learner.method.backbone))
             on_step(metrics)
             last = metrics.step == config.steps or ranks.any(should_stop(), device=learner.device)
             if ranks.rank == 0 and (last or metrics.step % checkpoint_every == 0):

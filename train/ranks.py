@@ -41,6 +41,10 @@ class Ranks:
         """Whether the flag is up on a rank."""
         return bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
 
+    def total(self, count: int, *, device: torch.device) -> int:
+        """The sum of a count over ranks."""
+        return round(self.mean(torch.tensor(float(count), device=device)).item() * self.world)
+
     def agreed(self, decide: Callable[[], Value]) -> Value:
         """What ``decide`` returns on the first rank, on all ranks; its DataError is raised on all of them too."""
         if self.world == 1:

@@ -88,13 +88,14 @@ def test_a_run_stopped_in_mid_epoch_and_continued_equals_one_never_stopped(label
     assert_equal_to_the_bit(stopped, whole)
 
 
-def test_a_process_killed_after_a_checkpoint_and_run_again_equals_one_never_killed(labelled_set, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_process_killed_after_a_checkpoint_and_run_again_equals_one_never_killed(labelled_set, tmp_path, workers):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     threads = torch.get_num_threads()  # sums depend on their number
 
     def start():
         sizes = ("--batch-size", 16, "--steps", 150, "--checkpoint-every", 10)
-        rest = ("--device", "cpu", "--threads", threads, "--quiet")
+        rest = ("--device", "cpu", "--threads", threads, "--workers", workers, "--quiet")
         return subprocess.Popen(**command("command", "--shards", labelled_set, "--out", killed, *sizes, *rest))
 
     process = start()

@@ -1,0 +1,27 @@
+"""What an encoder is shown, as a picture a person can check: stored anchors beside the images made of them."""
+
+import torch
+
+from genrep.shards.info import class_names
+from genrep.shards.preview import Column, draw_sheet
+from genrep.shards.reader import ShardDataset
+from genrep.train.config import TrainConfig
+from genrep.train.data import Batch
+
+
+def batch_sheet(batch: Batch, shards: ShardDataset, config: TrainConfig, *, num_rows: int = 10) -> bytes:
+    """A PNG file: a row for each of the first samples of a batch, its anchor as it is stored, then its V images.
+
+    Raises:
+        DataError: If an anchor is damaged.
+    """
+    rows = [row for row, sample in enumerate(batch.samples.tolist()) if sample < len(shards)][:num_rows]
+    samples = [shards[batch.samples[row]] for row in rows]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    images = batch.images.unflatten(0, (config.images_per_sample, -1))[:, rows].cpu()
+    pixels = ((images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+    names = class_names(shards.recipe)
+    columns = [Column("stored anchor", [sample.images[0] for sample in samples])]
+    columns += [Column(f"image {number}", list(shown)) for number, shown in enumerate(pixels, start=1)]
+    titles = [names[sample.label] if 0 <= sample.label < len(names) else "" for sample in samples]
+    return draw_sheet(columns, titles, [f"sample {sample.index}" for sample in samples])
