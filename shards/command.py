@@ -147,7 +147,7 @@ def import_(
     """Make shards of real images: Fashion-MNIST, or a folder with a sub-folder for every class.
 
     Of Fashion-MNIST the 54,000 images to learn from are taken. The label of a folder's image is the place of its
-    class among the sorted names; images come in the order of class and file name.
+    class among the sorted names; its images come in one fixed order that mixes the classes.
 
     \b
     Example: a baseline on real images

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from genrep.shards import fashion_mnist
+from genrep.shards import fashion_mnist, philox
 from genrep.shards.batch import Batch
 from genrep.shards.codec import MAX_PIXELS, codec_versions, default_format
 from genrep.shards.errors import DataError
@@ -29,6 +29,7 @@ Pixels = NDArray[np.uint8]
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 GREY_MODES, COLOUR_MODES = ("1", "L"), ("LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_ORDER_STREAM = 300  # apart from the streams of the other parts
 _BATCH_BYTES = 1 << 24  # of pixels that are encoded together
 
 
@@ -180,14 +181,17 @@ def folder_source(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
-    """The images of a folder with a sub-folder for every class, in the order of class and path.
+    """The images of a folder with a sub-folder for every class, in an order that mixes the classes.
+
+    A trainer shuffles within a few thousand samples at a time, which must not all be of one class: sorted by class
+    and path, an image takes the place of its random word (Philox, key (0, 300), counter its position) among all.
 
     The headers of all are read at once, so what cannot be imported is found before anything is written. As in
     torchvision's ``ImageFolder`` the label is the place of the class among the sorted names, files of other kinds
     are passed over, and pixels are taken as they lie (the orientation that a camera notes is not applied).
 
     Args:
-        num_images: Only the first ones.
+        num_images: Only the first ones; of more, these are the first ones too.
         resize: Side S of the result: the short side is resized to S, then the centre cut out.
         workers: Threads that decode.
         progress: Called with the number of headers read, and of all.
@@ -195,9 +199,10 @@ def folder_source(
     Raises:
         DataError: If the folder or an image cannot be read, there are none, or their sizes differ without ``resize``.
     """
-    class_names, paths, labels = _listed(folder)
-    num_images = _checked_number(num_images, len(paths), str(folder))
-    paths, labels = paths[:num_images], labels[:num_images]
+    class_names, sorted_paths, sorted_labels = _listed(folder)
+    num_images = _checked_number(num_images, len(sorted_paths), str(folder))
+    order = _mixed_order(len(sorted_paths))[:num_images].tolist()
+    paths, labels = ([values[position] for position in order] for values in (sorted_paths, sorted_labels))
     modes: set[str] = set()
     sizes: dict[tuple[int, int], Path] = {}  # and the first image of each
     for number, path in enumerate(paths, start=1):
@@ -236,6 +241,7 @@ def folder_source(
         facts={
             "name": folder.resolve().name,
             "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+            "order": {"by": "philox4x32-10", "key": [0, _ORDER_STREAM]},
             "class_names": class_names,
         },
         labels=np.asarray(labels, np.int64),
@@ -245,6 +251,12 @@ def folder_source(
         files=files,
         images=read,
     )
+
+
+def _mixed_order(count: int) -> NDArray[np.int64]:
+    """A permutation of 0..count-1, the same everywhere."""
+    first, second = philox.words((0, _ORDER_STREAM), np.arange(count), count=2).T
+    return np.lexsort((second, first))
 
 
 def _checked_number(wanted: int | None, there: int, where: str) -> int:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import genrep.shards
-from genrep.shards import DataError, fashion_mnist
+from genrep.shards import DataError, fashion_mnist, philox
 from genrep.shards.importer import fashion_mnist_source, folder_source, import_images
 from genrep.shards.verify import verify
 
@@ -44,17 +44,23 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_folder_comes_in_the_order_of_class_and_path_with_sorted_classes_as_labels(photos, tmp_path):
+def mixed(values):
+    """Sorted by their random words: what the order of an import is."""
+    words = [
+        philox.philox([np.array([word], np.uint64) for word in (i, 0, 0, 0)], (0, 300)) for i in range(len(values))
+    ]
+    return [values[i] for i in sorted(range(len(values)), key=lambda i: [int(word[0]) for word in words[i]])]
+
+
+FILES = ["ant/z.png", "bee/deep/y.bmp", "bee/x.PNG", "cup/a.png", "cup/b.png"]
+MIXED = mixed(FILES)
+
+
+def test_a_folder_comes_in_a_mixed_order_with_sorted_classes_as_labels(photos, tmp_path):
     import_images(folder_source(photos), tmp_path / "set")
     samples = list(genrep.shards.read(tmp_path / "set"))
-    expected = [
-        ("ant", 0, "ant/z.png", 10),
-        ("bee", 1, "bee/deep/y.bmp", 50),
-        ("bee", 1, "bee/x.PNG", 40),
-        ("cup", 2, "cup/a.png", 20),
-        ("cup", 2, "cup/b.png", 30),
-    ]
-    for index, (sample, (name, label, file, start)) in enumerate(zip(samples, expected, strict=True)):
+    expected = [("ant", 0, 10), ("bee", 1, 50), ("bee", 1, 40), ("cup", 2, 20), ("cup", 2, 30)]
+    for index, (sample, file, (name, label, start)) in enumerate(zip(samples, MIXED, mixed(expected), strict=True)):
         assert sample.meta == {"index": index, "class": name, "views": [], "file": file}
         assert sample.label == label
         assert sample.latents.shape == (1, 0)
@@ -62,11 +68,23 @@ def test_a_folder_comes_in_the_order_of_class_and_path_with_sorted_classes_as_la
     assert verify(tmp_path / "set", deep=True) == []
 
 
+def test_every_part_of_an_import_holds_its_share_of_every_class(tmp_path):
+    for name in "abc":
+        for number in range(100):
+            save(tmp_path / name / f"{number}.png", ramp(number, height=1, width=1))
+    labels = folder_source(tmp_path).labels
+    assert np.bincount(labels).tolist() == [100] * 3
+    for part in labels.reshape(5, 60):
+        assert (abs(np.bincount(part) - 20) < 5 * np.sqrt(60 * 2 / 9)).all()  # five standard deviations
+    assert folder_source(tmp_path, num_images=60).labels.tolist() == labels[:60].tolist()
+
+
 def test_the_recipe_tells_where_images_come_from_without_a_path_of_this_machine(photos, tmp_path):
     recipe = dict(import_images(folder_source(photos), tmp_path / "set").recipe)
     assert recipe["kind"] == "imported"
     assert recipe["source"].pop("listing_sha256")
-    assert recipe["source"] == {"name": "photos", "class_names": ["ant", "bee", "cup"]}
+    order = {"by": "philox4x32-10", "key": [0, 300]}
+    assert recipe["source"] == {"name": "photos", "order": order, "class_names": ["ant", "bee", "cup"]}
     image = {"format": "png", "quality": None, "resize": None, "height": 6, "width": 8, "channels": 3}
     assert (recipe["image"], recipe["views"], recipe["num_samples"], recipe["shard_size"]) == (image, [], 5, 4096)
 
@@ -76,9 +94,10 @@ def test_images_are_grey_only_if_all_of_them_are(tmp_path):
     save(tmp_path / "mixed" / "a" / "1.png", ramp(5, channels=1))
     save(tmp_path / "mixed" / "a" / "2.png", ramp(5))
     assert folder_source(tmp_path / "grey").shape == (6, 8, 1)
-    mixed = folder_source(tmp_path / "mixed")
-    assert mixed.shape == (6, 8, 3)
-    np.testing.assert_array_equal(mixed.images(range(1))[0], np.stack([ramp(5, channels=1)] * 3, axis=-1))
+    both = folder_source(tmp_path / "mixed")
+    assert both.shape == (6, 8, 3)
+    grey = both.files.index("a/1.png")
+    np.testing.assert_array_equal(both.images(range(2))[grey], np.stack([ramp(5, channels=1)] * 3, axis=-1))
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(20, 31, 9), (31, 20, 9), (5, 7, 12), (8, 8, 8)])
@@ -95,7 +114,7 @@ def test_resizing_is_that_of_torchvision_short_side_then_centre(tmp_path, height
 
 def test_only_the_first_images_are_taken_and_their_number_is_checked(photos, tmp_path):
     import_images(folder_source(photos, num_images=2), tmp_path / "set")
-    assert [sample.meta["file"] for sample in genrep.shards.read(tmp_path / "set")] == ["ant/z.png", "bee/deep/y.bmp"]
+    assert [sample.meta["file"] for sample in genrep.shards.read(tmp_path / "set")] == MIXED[:2]
     with pytest.raises(DataError, match="has 5 images, fewer than the 6 asked for"):
         folder_source(photos, num_images=6)
 
@@ -190,7 +209,7 @@ def test_what_may_not_be_read_is_named(photos, closed):
 
 def test_images_of_several_sizes_need_one_to_be_named(photos):
     save(photos / "cup" / "c.png", ramp(0, height=7))
-    with pytest.raises(DataError, match=r"c\.png is 8 x 7 pixels where .*z\.png is 8 x 6: .* need --resize S"):
+    with pytest.raises(DataError, match=r"c\.png is 8 x 7 pixels where .* is 8 x 6: .* need --resize S"):
         folder_source(photos)
     assert folder_source(photos, resize=4).shape == (4, 4, 3)
 
@@ -242,7 +261,7 @@ def test_a_truncated_image_is_named_and_leaves_nothing_behind(photos, tmp_path, 
 
 
 def test_what_is_finished_stays_when_a_later_image_is_damaged(photos, tmp_path):
-    save_truncated(photos / "cup" / "b.png")
+    save_truncated(photos / MIXED[-1])
     with pytest.raises(DataError, match="is damaged"):
         import_images(folder_source(photos, resize=4), tmp_path / "set", shard_size=2)
     assert sorted(path.name for path in (tmp_path / "set").glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
