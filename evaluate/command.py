@@ -18,10 +18,8 @@ from genrep.shards.errors import DataError
 if TYPE_CHECKING:
     from genrep.evaluate.features import Progress
 
+CHECKPOINT: dict[str, Any] = {"type": click.Path(path_type=Path), "help": "Folder of a run, or a checkpoint in it."}
 OPTIONS = [
-    click.option(
-        "--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of a run, or a checkpoint in it."
-    ),
     click.option(
         "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
     ),
@@ -77,6 +75,7 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--checkpoint", required=True, **CHECKPOINT)
 @_options
 def linear(**options: Any) -> None:
     """Linear probe: logistic regression on frozen features.
@@ -91,15 +90,31 @@ def linear(**options: Any) -> None:
 
 
 @main.command()
+@click.option("--checkpoint", **CHECKPOINT)
+@click.option(
+    "--follow",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="In place of --checkpoint: measure every checkpoint of a run while it trains, on held-out training images.",
+)
 @_options
-def knn(**options: Any) -> None:
+def knn(*, checkpoint: Path | None, follow: Path | None, **options: Any) -> None:
     """20 nearest neighbours by cosine of the features, voting with exp(cosine / 0.07).
 
+    With --follow the numbers go to evaluation/follow-*.jsonl of the run, a line a checkpoint, until the run is
+    finished. They serve choices, so the test images have no part in them.
+
     \b
-    Example:
+    Examples:
       genrep-evaluate knn --checkpoint runs/gauss --data fashion-mnist --out result.json
+      genrep-evaluate knn --follow runs/gauss
     """
-    _measure("knn", **options)
+    if follow and not checkpoint:
+        _follow(follow, **options)
+    elif checkpoint and not follow:
+        _measure("knn", checkpoint=checkpoint, **options)
+    else:
+        raise click.UsageError("name either a --checkpoint to measure or a run to --follow")
 
 
 def _measure(
@@ -149,6 +164,69 @@ def _measure(
         signal.signal(signal.SIGTERM, previous)
     if not quiet:
         click.echo(f"{table(result)}\nwritten to {out}")
+
+
+def _follow(
+    run: Path,
+    *,
+    data_name: str,
+    labels_per_class: int | None,
+    shift: Any,
+    out: Path | None,
+    seed: int,
+    cache: Path | None,
+    device: str | None,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    if cache is not None:
+        raise click.UsageError("--follow measures every checkpoint once and keeps no features: leave out --cache")
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        import torch
+
+        from genrep.evaluate.data import open_data
+        from genrep.evaluate.evaluation import check_labels
+        from genrep.evaluate.follow import follow
+        from genrep.evaluate.knn import KnnProbe
+        from genrep.train.checkpoint import checkpoints
+
+        settings = {"labels_per_class": labels_per_class, "shift": shift, "seed": seed}
+        named = _named("follow-knn", run, data_name, **settings)
+        out = out or run / "evaluation" / f"{named.stem}.jsonl"  # the run may not be there yet
+        _check_writable(out)
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        data, probe = open_data(data_name), KnnProbe(labels_per_class)
+        check_labels([probe], data)
+        if not checkpoints(run) and not quiet:
+            click.echo(f"{run} has no checkpoint yet: waiting for it", err=True)
+        with _progress(quiet=quiet) as progress:
+            lines = follow(
+                run,
+                data,
+                probe,
+                out,
+                shift=shift,
+                seed=seed,
+                device=_device(device),
+                progress=progress,
+                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+            )
+            for line in lines:
+                if not quiet:
+                    low, high = line["interval"]
+                    click.echo(
+                        f"step {line['step']}: top-1 {line['top1']:.1%} ({low:.1%} to {high:.1%}) of "
+                        f"{len(data.held_out.labels):,} held-out images"
+                    )
+    except DataError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted; run the same command to go on") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if not quiet:
+        click.echo(f"{run} is finished; written to {out}")
 
 
 def _named(

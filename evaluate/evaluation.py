@@ -54,7 +54,7 @@ def evaluate(
             not finite.
     """
     checkpoint = Path(checkpoint)
-    _check_labels(probes, data)
+    check_labels(probes, data)
     loaded = load_backbone(checkpoint)
     cache = cache or run_folder(checkpoint) / "evaluation" / "cache"
     trained = backbone_encoder("backbone", loaded, loaded.module, {"checkpoint": loaded.sha256})
@@ -106,7 +106,8 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
 
 
-def _check_labels(probes: Sequence[Probe], data: RealData) -> None:
+def check_labels(probes: Sequence[Probe], data: RealData) -> None:
+    """Raise DataError unless the part to fit on has as many labels of every class as the probes ask for."""
     counts = np.bincount(data.fit.labels)
     asked = max((probe.labels_per_class or 0 for probe in probes), default=0)
     if counts.min() < asked:
