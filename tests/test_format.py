@@ -1,0 +1,262 @@
+"""docs/format.md is complete: a reader written from it, on the standard library alone, finds every byte and latent."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import genrep.shards
+from genrep.generate.defaults import make_recipe
+from genrep.generate.generation import generate
+from genrep.generate.generators import load_generator
+
+# section by section of docs/format.md; nothing is imported that the page does not name
+READER = r"""
+import base64, hashlib, json, math, pathlib, struct, sys, zlib
+
+folder = pathlib.Path(sys.argv[1])
+recipe = json.loads((folder / "recipe.json").read_text("ascii"))
+manifest = json.loads((folder / "manifest.json").read_text("ascii"))
+assert manifest["recipe"] == recipe and recipe["format"] == "genrep/1"
+image, generator, seed = recipe["image"], recipe["generator"], recipe["seed"]
+K, D = len(recipe["views"]), generator["latent_dim"]
+members = ["anchor", *(f"view{k}" for k in range(1, K + 1))]
+members = [f"{name}.{image['format']}" for name in members] + ["latents.npy", "cls", "json"]
+
+
+def header(name, size):  # section 3
+    block = bytearray(512)
+    def put(offset, text):
+        block[offset : offset + len(text)] = text
+    put(0, name.encode())
+    put(100, b"0000444\0"), put(108, b"0000000\0"), put(116, b"0000000\0")
+    put(124, b"%011o\0" % size), put(136, b"00000000000\0"), put(148, b" " * 8), put(156, b"0")
+    put(257, b"ustar\00000"), put(265, b"bigdata"), put(297, b"bigdata")
+    put(148, b"%06o\0 " % sum(block))
+    return bytes(block)
+
+
+def samples():
+    for number, shard in enumerate(manifest["shards"]):
+        first = number * recipe["shard_size"]
+        count = min(recipe["shard_size"], recipe["num_samples"] - first)
+        assert (shard["name"], shard["first"], shard["count"]) == (f"shard-{number:06d}.tar", first, count)
+        tar = (folder / f"shard-{number:06d}.tar").read_bytes()
+        assert len(tar) == shard["bytes"] and len(tar) % 10240 == 0
+        assert hashlib.sha256(tar).hexdigest() == shard["sha256"]
+        position = 0
+        for index in range(first, first + count):
+            sample = {}
+            for member in members:
+                size = int(tar[position + 124 : position + 135], 8)
+                assert tar[position : position + 512] == header(f"{index:09d}.{member}", size)
+                sample[member] = tar[position + 512 : position + 512 + size]
+                end = position + 512 + -(-size // 512) * 512
+                assert not any(tar[position + 512 + size : end])
+                position = end
+            yield index, sample
+        assert not any(tar[position:]) and 1024 <= len(tar) - position < 1024 + 10240
+
+
+def pixels(png):  # section 4: IHDR, one IDAT, IEND, rows filtered by up
+    height, width, channels = image["height"], image["width"], image["channels"]
+    assert struct.unpack(">IIBBBBB", png[16:29]) == (width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    length = int.from_bytes(png[33:37], "big")
+    raw, stride = zlib.decompress(png[41 : 41 + length]), 1 + width * channels
+    rows, above = [], [0] * (stride - 1)
+    for start in range(0, height * stride, stride):
+        assert raw[start] == 2
+        above = [(a + b) % 256 for a, b in zip(above, raw[start + 1 : start + stride])]
+        rows.append(above)
+    return rows
+
+
+def latents(npy):
+    assert npy[:8] == b"\x93NUMPY\x01\x00"
+    length = int.from_bytes(npy[8:10], "little")
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({1 + K}, {D}), }}".encode()
+    assert npy[10 : 10 + length] == head + b" " * (length - 1 - len(head)) + b"\n" and (10 + length) % 64 == 0
+    numbers = struct.unpack(f"<{(1 + K) * D}f", npy[10 + length :])
+    return [list(numbers[row * D : row * D + D]) for row in range(1 + K)]
+
+
+def words(stream, sample, view, count):  # section 6.1
+    result = []
+    for block in range(-(-count // 4)):
+        k0, k1 = seed % 2**32, stream
+        c0, c1, c2, c3 = sample, view, block, seed >> 32
+        for _ in range(10):
+            a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+            c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b % 2**32, (a >> 32) ^ c3 ^ k1, a % 2**32
+            k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+        result += [c0, c1, c2, c3]
+    return result[:count]
+
+
+def polynomial(coefficients, x):  # section 6.2
+    y = x * coefficients[0]
+    for c in coefficients[1:-1]:
+        y = (y + c) * x
+    return y + coefficients[-1]
+
+
+def log(x):
+    m, e = math.frexp(x)
+    if m < 0.7071067811865476:
+        m, e = m * 2, e - 1
+    s = (m - 1) / (m + 1)
+    return e * 0.6931471805599453 + (2 * s) * polynomial([1 / k for k in range(23, 0, -2)], s * s)
+
+
+page = pathlib.Path(sys.argv[2]).read_text()
+def listed(letter):  # the page's own numbers
+    start = page.index(f"\n    {letter}  ") + 6
+    return [float(text) for text in page[start:].split()[:8]]
+A, B, E, F = map(listed, "ABEF")
+
+
+def quantile(q):
+    if abs(q) <= 0.425:
+        r = 0.180625 - q * q
+        return q * (polynomial(A, r) / polynomial(B, r))
+    d = math.sqrt(-log(0.5 - abs(q))) - 1.6
+    return math.copysign(polynomial(E, d) / polynomial(F, d), q)
+
+
+def uniform(w):
+    return (w + 0.5) * 2.0**-32
+def normal(w):
+    return quantile(uniform(w) - 0.5)
+def truncated(w):
+    return quantile((uniform(w) - 0.5) * 0.9544997361036416)
+def box(w):
+    return (uniform(w) - 0.5) * (2 * 1.7320508075688772)
+def millionths(w):
+    return (((w * 2000001) >> 32) - 1e6) / 1e6
+def single(numbers):
+    return list(struct.unpack(f"<{len(numbers)}f", struct.pack(f"<{len(numbers)}f", *numbers)))
+
+
+prior = {"normal": normal, "truncated-normal": truncated}[generator["prior"]]
+scale = generator["prior_scale"]
+
+
+def norm(numbers):
+    squares = [x * x for x in numbers]
+    squares += [0.0] * ((1 << (len(squares) - 1).bit_length()) - len(squares))
+    while len(squares) > 1:
+        half = len(squares) // 2
+        squares = [squares[j] + squares[j + half] for j in range(half)]
+    return math.sqrt(squares[0])
+
+
+def strengths(index, k):
+    names = recipe["walks"]["names"]
+    return dict(zip(names, map(millionths, words(6, index, k, len(names)))))
+
+
+def expected_latents(index):  # section 6.3
+    anchor = single([scale * prior(w) for w in words(0, index, 0, D)])
+    rows = [anchor]
+    for k, view in enumerate(recipe["views"], start=1):
+        z = anchor
+        for kind in view.split("+"):
+            if kind == "independent":
+                z = single([scale * prior(w) for w in words(3, index, k, D)])
+            elif kind == "steer":
+                flat = base64.b64decode(recipe["walks"]["directions"])
+                y = list(z)
+                for e, c in enumerate(strengths(index, k).values()):
+                    direction = struct.unpack(f"<{D}f", flat[4 * D * e : 4 * D * (e + 1)])
+                    y = [a + c * v for a, v in zip(y, direction)]
+                z = single(y)
+            else:
+                stream, shape = {"gauss": (2, prior), "angular": (4, prior), "uniform": (5, box)}[kind]
+                sigma = recipe["std"] * scale
+                y = [a + sigma * shape(w) for a, w in zip(z, words(stream, index, k, D))]
+                if kind == "angular":
+                    factor = norm(z) / norm(y)
+                    y = [a * factor for a in y]
+                z = single(y)
+        rows.append(z)
+    return rows
+
+
+def expected_label(index):
+    classes = recipe["classes"] or list(range(generator["num_classes"]))
+    if not classes:
+        return -1
+    random = words(1, index // len(classes), 0, len(classes))
+    order = sorted(range(len(classes)), key=lambda number: random[number])
+    return classes[order[index % len(classes)]]
+
+
+told = []
+for index, sample in samples():
+    assert latents(sample["latents.npy"]) == expected_latents(index), index
+    label = expected_label(index)
+    assert sample["cls"] == b"%d" % label
+    views = []
+    for k, view in enumerate(recipe["views"], start=1):
+        one, kinds = {"kind": view}, view.split("+")
+        if {"gauss", "angular", "uniform"} & set(kinds):
+            one["std"] = recipe["std"]
+        if "steer" in kinds:
+            one["strengths"] = strengths(index, k)
+        views.append(one)
+    meta = {"index": index, "class": generator["class_names"][label] if label >= 0 else None, "views": views}
+    assert sample["json"] == json.dumps(meta, separators=(",", ":")).encode()
+    told.append([pixels(sample[member]) for member in members[: 1 + K]])
+assert not any(name.split(".")[0] in ("genrep", "numpy") for name in sys.modules)
+print(json.dumps(told))
+"""
+PAGE = Path(__file__).parents[1] / "docs/format.md"
+SETS = {
+    "every kind of view": {
+        "generator": "fashion",
+        "views": ("gauss", "steer", "gauss+steer", "independent", "angular", "uniform", "independent+uniform"),
+        "seed": 2**40 + 7,
+        "classes": (1, 4, 9),
+        "truncation": 0.7,
+    },
+    "no classes, no views": {"generator": "fashion-null", "views": (), "seed": 3},
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_reader_written_from_the_page_finds_every_sample_and_recomputes_every_latent(tmp_path, name):
+    settings = dict(SETS[name])
+    generator = load_generator(settings.pop("generator"))
+    recipe = make_recipe(generator, num_samples=37, shard_size=16, micro_batch=8, **settings)
+    generate(recipe, tmp_path / "set", generator=generator, device="cpu")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", READER, str(tmp_path / "set"), str(PAGE)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    for sample, found in zip(genrep.shards.read(tmp_path / "set"), json.loads(done.stdout), strict=True):
+        assert np.array_equal(sample.images[..., 0], found)
+
+
+def test_the_page_lists_the_columns_and_metadata_that_a_table_has(tmp_path):
+    import pyarrow.parquet as pq
+
+    generator = load_generator("fashion")
+    generate(
+        make_recipe(generator, num_samples=8, shard_size=8, micro_batch=8, views=("steer",)), tmp_path, device="cpu"
+    )
+    schema = pq.read_schema(tmp_path / ".tables/shard-000000.parquet")
+    assert schema.names[:5] == ["key", "label", "sha256.anchor.png", "offset.anchor.png", "size.anchor.png"]
+    assert [name for name in schema.names if name.startswith("size.")] == [
+        f"size.{member}" for member in ("anchor.png", "view1.png", "latents.npy", "cls", "json")
+    ]
+    assert set(json.loads(schema.metadata[b"genrep"])) == {"tar_sha256", "tar_bytes", "environment", "licence"}
+    text = PAGE.read_text()
+    assert all(f"`{word}`" in text for word in ("tar_sha256", "tar_bytes", "environment", "licence", "key", "label"))
