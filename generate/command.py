@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from genrep.shards.cli import Command
+from genrep.shards.cli import LOCATION, Command
 from genrep.shards.errors import DataError
+from genrep.shards.location import Location
 
 if TYPE_CHECKING:
     from genrep.generate.generation import Rank
@@ -94,7 +95,10 @@ RECIPE_OPTIONS = (
 @click.option("--classes", help="Classes by number, range or name, joined by commas: 0-99,bag.  [default: all]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Seed of the data set.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the data set.  [default: named after the recipe]"
+    "--out",
+    metavar="DIR",
+    type=LOCATION,
+    help="Folder or URL (s3://bucket/set) of the data set.  [default: named after the recipe]",
 )
 @click.option("--shard-size", type=click.IntRange(min=1), help="Samples a shard.  [default: 256-4096 by image size]")
 @click.option(
@@ -130,7 +134,7 @@ def main(
     generator_name: str,
     weights: Path | None,
     arguments: tuple[str, ...],
-    out: Path | None,
+    out: Location | None,
     device: str,
     encode_workers: int,
     recipe_path: Path | None,
@@ -241,7 +245,7 @@ def _recipe_from_file(
 
 
 def _show_plan(
-    recipe: "Recipe", generator: "LoadedGenerator", out: Path, *, device: str, encode_workers: int, rank: "Rank"
+    recipe: "Recipe", generator: "LoadedGenerator", out: Location, *, device: str, encode_workers: int, rank: "Rank"
 ) -> None:
     from genrep.generate.defaults import check_fit
     from genrep.generate.plan import make_plan, show_plan
@@ -256,7 +260,7 @@ def _show_plan(
 def _generate(
     recipe: "Recipe",
     generator: "LoadedGenerator",
-    out: Path,
+    out: Location,
     *,
     device: str,
     encode_workers: int,

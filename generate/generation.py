@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from genrep.generate.defaults import check_fit
@@ -13,6 +12,7 @@ from genrep.generate.recipe import Recipe
 from genrep.shards.batch import Batch
 from genrep.shards.errors import DataError
 from genrep.shards.layout import MANIFEST, ShardSpec, plan_shards
+from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import Manifest
 from genrep.shards.table import read_facts
 from genrep.shards.writer import DatasetWriter
@@ -54,7 +54,7 @@ def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank:
 
 def generate(
     recipe: Recipe | Mapping[str, Any],
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | RemotePath,
     *,
     generator: LoadedGenerator | None = None,
     device: str = "auto",
@@ -66,7 +66,7 @@ def generate(
 
     Args:
         recipe: A :class:`Recipe` or its JSON object.
-        out: Folder of the data set; created, or refused if it holds another recipe.
+        out: Folder or URL of the data set; created, or refused if it holds another recipe.
         generator: As loaded for the recipe. Left out, the registered generator that the recipe names.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; ``"auto"`` is a GPU where there is one.
         encode_workers: Threads that encode images while the next ones are rendered.
@@ -84,7 +84,8 @@ def generate(
 
     from genrep.generate.render import Renderer, render_environment, render_settings
 
-    writer = DatasetWriter(Path(out), recipe.to_json(), licence=generator.licence, encode_workers=encode_workers)
+    folder = location(out)
+    writer = DatasetWriter(folder, recipe.to_json(), licence=generator.licence, encode_workers=encode_workers)
     specs = plan_shards(recipe.num_samples, recipe.shard_size)
     own = specs[rank.rank :: rank.world]
     missing = {spec.name for spec in writer.missing_shards()}
@@ -104,7 +105,7 @@ def generate(
         progress(done, total)
     with render_settings(recipe):
         environment = render_environment(device)
-        _warn_of_another_environment(Path(out), finished, environment)
+        _warn_of_another_environment(folder, finished, environment)
         renderer = Renderer(generator, recipe, device=device)
         for spec in own:
             if spec.name in missing:
@@ -134,7 +135,7 @@ def resolve_device(device: str, rank: Rank) -> str:
     return device
 
 
-def _warn_of_another_environment(out: Path, finished: list[ShardSpec], environment: dict[str, Any]) -> None:
+def _warn_of_another_environment(out: Location, finished: list[ShardSpec], environment: dict[str, Any]) -> None:
     """Pixels may differ by rounding between environments; latents and labels do not."""
     if not (out / MANIFEST).exists() and finished:
         before = read_facts(out / finished[0].table).environment

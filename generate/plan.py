@@ -4,7 +4,6 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from genrep.generate.render import Renderer, render_settings
 from genrep.shards.batch import Batch
 from genrep.shards.codec import encode
 from genrep.shards.layout import plan_shards
+from genrep.shards.location import Location
 
 _WARM_UP, _AT_MOST, _LONG_ENOUGH_S = 1, 8, 1.0
 
@@ -42,7 +42,7 @@ class Plan:
     num_missing: int
 
 
-def make_plan(recipe: Recipe, renderer: Renderer, out: Path, *, encode_workers: int, rank: Rank) -> Plan:
+def make_plan(recipe: Recipe, renderer: Renderer, out: Location, *, encode_workers: int, rank: Rank) -> Plan:
     """Time a few micro-batches and scale up; the slowest rank has one shard more than the others."""
     specs = plan_shards(recipe.num_samples, recipe.shard_size)
     missing = [spec for spec in specs if not (out / spec.name).exists()]
@@ -69,7 +69,7 @@ def make_plan(recipe: Recipe, renderer: Renderer, out: Path, *, encode_workers: 
     )
 
 
-def show_plan(plan: Plan, recipe: Recipe, out: Path, *, rank: Rank, device: str) -> str:
+def show_plan(plan: Plan, recipe: Recipe, out: Location, *, rank: Rank, device: str) -> str:
     """The plan as a few lines for a terminal."""
     chosen = recipe.image.format
     others = ", ".join(f"{name} {_size(size)}" for name, size in plan.format_bytes.items() if name != chosen)

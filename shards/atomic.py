@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genrep.shards.errors import DataError
+from genrep.shards.location import Location, RemotePath
 
 _TEMPORARY = re.compile(r"\..+\.tmp-(?P<host>.+)-(?P<pid>[0-9]{1,9})-(?P<start>[0-9]+)-[0-9]+")  # as in staged
 _serial = itertools.count()
@@ -28,12 +29,13 @@ _REMEDIES = {
 
 
 @contextmanager
-def reported(path: Path) -> Iterator[None]:
+def reported(path: Location) -> Iterator[None]:
     """Turn a failure to write ``path`` into a DataError that says what to do."""
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, f"check the disk, {_AGAIN}")
+        place = "disk" if isinstance(path, Path) else "address, your rights and the connection"
+        remedy = _REMEDIES.get(error.errno or 0, f"check the {place}, {_AGAIN}")
         raise DataError(f"{path} could not be written ({error.strerror or error}): {remedy}") from error
 
 
@@ -44,10 +46,10 @@ def staged(path: Path, content: bytes | memoryview) -> Iterator[Path]:
     Raises:
         DataError: If it cannot be written or synced.
     """
-    with _temporary(path) as temporary:
+    with _temporary(path) as name:
         with reported(path):
-            _write_synced(temporary, content)
-        yield temporary
+            _write_synced(name, content)
+        yield name
 
 
 @contextmanager
@@ -59,54 +61,90 @@ def being_written(path: Path) -> Iterator[Path]:
     Raises:
         DataError: If it cannot be written, within, or synced.
     """
-    with _temporary(path) as temporary:
+    with _temporary(path) as name:
         with reported(path):
-            yield temporary
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+            yield name
+            descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        put_in_place(temporary, path)
+        put_in_place(name, path)
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    pid = os.getpid()
-    temporary = path.with_name(f".{path.name}.tmp-{_host()}-{pid}-{_start_time(pid)}-{next(_serial)}")
+    name = temporary(path)
     try:
-        yield temporary
+        yield name
     finally:
         with suppress(OSError):  # renamed or never made; any exception on its way says more than this could
-            os.unlink(temporary)
+            os.unlink(name)
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` that says which process may use it."""
+    pid = os.getpid()
+    return path.with_name(f".{path.name}.tmp-{_host()}-{pid}-{_start_time(pid)}-{next(_serial)}")
+
+
+def put_in_place(staged_file: Path, path: Path) -> None:
     """Give a staged file its own name, replacing what bears it."""
     with reported(path):
-        os.replace(temporary, path)
+        os.replace(staged_file, path)
         _sync_folder(path.parent)
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Location, content: bytes) -> None:
     """Make or replace a file."""
-    with staged(path, content) as temporary:
-        put_in_place(temporary, path)
+    if isinstance(path, RemotePath):
+        with reported(path):
+            path.put(content)
+        return
+    with staged(path, content) as new:
+        put_in_place(new, path)
 
 
-def create(path: Path, content: bytes) -> None:
-    """Make a file unless it exists; of several processes exactly one does it."""
-    with staged(path, content) as temporary, reported(path):
+def create(path: Location, content: bytes) -> None:
+    """Make a file unless it exists; of several processes exactly one does it (of a store: if it can promise that)."""
+    if isinstance(path, RemotePath):
+        with reported(path), suppress(FileExistsError):
+            path.put_new(content)
+        return
+    with staged(path, content) as new, reported(path):
         try:
-            os.link(temporary, path)
+            os.link(new, path)
         except FileExistsError:
             return
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             if not path.exists():  # a file system without links, such as FAT: all but exclusive
-                os.replace(temporary, path)
+                os.replace(new, path)
         _sync_folder(path.parent)
+
+
+def commit(
+    attendant: Location, attendant_content: bytes, path: Location, content: memoryview, *, lock: Location
+) -> None:
+    """Make a file unless it exists, and before it another that describes it; the second name is the commit.
+
+    Args:
+        lock: A file that all who might make the two know. A store has no locks: of two processes that make the same
+            file at the same moment both may write the attendant, and they must agree on its content.
+    """
+    if isinstance(path, RemotePath):
+        with reported(path), suppress(FileExistsError):
+            if not path.exists():
+                write(attendant, attendant_content)
+                path.put_new(content)
+        return
+    assert isinstance(attendant, Path)
+    assert isinstance(lock, Path)
+    with staged(attendant, attendant_content) as new_attendant, staged(path, content) as new, locked(lock):
+        if not path.exists():
+            put_in_place(new_attendant, attendant)
+            put_in_place(new, path)
 
 
 @contextmanager
@@ -123,8 +161,10 @@ def locked(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in a folder whose process, on this host, is dead."""
+def remove_stale(folder: Location) -> None:
+    """Remove the temporary files in a folder whose process, on this host, is dead; stores have none."""
+    if isinstance(folder, RemotePath):
+        return
     with reported(folder):
         names = os.listdir(folder)
     for name in names:

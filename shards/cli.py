@@ -4,14 +4,25 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
 from genrep.shards.errors import DataError
+from genrep.shards.location import Location, location
 
-folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+
+class LocationType(click.ParamType):
+    """A folder, or a URL that fsspec knows."""
+
+    name = "DIR or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        return location(value)
+
+
+LOCATION = LocationType()
+folder_argument = click.argument("folder", metavar="DIR", type=LOCATION)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 
 
@@ -55,7 +66,7 @@ def faults_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(out: Path) -> Iterator[None]:
+def interruptible(out: Location) -> Iterator[None]:
     """Within, Ctrl-C and SIGTERM end the command in one line; what is finished lies in ``out``."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:

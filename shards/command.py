@@ -4,8 +4,17 @@ from pathlib import Path
 
 import click
 
-from genrep.shards.cli import Group, faults_in_one_line, folder_argument, interruptible, progress_bar, quiet_option
+from genrep.shards.cli import (
+    LOCATION,
+    Group,
+    faults_in_one_line,
+    folder_argument,
+    interruptible,
+    progress_bar,
+    quiet_option,
+)
 from genrep.shards.export_command import export
+from genrep.shards.location import Location
 
 
 @click.group(cls=Group)
@@ -26,7 +35,7 @@ main.add_command(export)
 @folder_argument
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with every shard and class.")
 @quiet_option
-def info(folder: Path, *, as_json: bool, quiet: bool) -> None:
+def info(folder: Location, *, as_json: bool, quiet: bool) -> None:
     """Recipe, totals, shards, class balance, and the bytes of generator, recipe and set.
 
     With --quiet only the exit status tells whether DIR holds a finished set.
@@ -51,7 +60,7 @@ def info(folder: Path, *, as_json: bool, quiet: bool) -> None:
 @folder_argument
 @click.option("--deep", is_flag=True, help="Also compare and decode every member.")
 @quiet_option
-def verify(folder: Path, *, deep: bool, quiet: bool) -> None:
+def verify(folder: Location, *, deep: bool, quiet: bool) -> None:
     """Compare shards with recipe, manifest and tables; every fault is named, and then the exit status is 1.
 
     \b
@@ -100,7 +109,7 @@ def verify(folder: Path, *, deep: bool, quiet: bool) -> None:
 @click.option("--rows", default=10, show_default=True, type=click.IntRange(1, 100), help="Samples to draw, at most.")
 @click.option("--panels", is_flag=True, help="The six panels of the paper's figure; the set needs views gauss,steer.")
 @quiet_option
-def preview(folder: Path, *, out: Path, rows: int, panels: bool, quiet: bool) -> None:
+def preview(folder: Location, *, out: Path, rows: int, panels: bool, quiet: bool) -> None:
     """Draw samples of a set as a contact sheet: a row a sample, the anchor and then its views.
 
     \b
@@ -122,7 +131,7 @@ def preview(folder: Path, *, out: Path, rows: int, panels: bool, quiet: bool) ->
 
 @main.command("import")
 @click.argument("source", metavar="fashion-mnist|DIR")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new set.")
+@click.option("--out", required=True, metavar="DIR", type=LOCATION, help="Folder or URL of the new set.")
 @click.option("--n", "num_images", type=click.IntRange(1, 10**9), help="Only the first so many images.  [default: all]")
 @click.option(
     "--resize", type=click.IntRange(1, 1 << 13), help="Short side resized to so many pixels, then the centre."
@@ -136,7 +145,7 @@ def preview(folder: Path, *, out: Path, rows: int, panels: bool, quiet: bool) ->
 def import_(
     source: str,
     *,
-    out: Path,
+    out: Location,
     num_images: int | None,
     resize: int | None,
     image_format: str | None,

@@ -18,6 +18,7 @@ from genrep.shards.batch import Batch
 from genrep.shards.codec import MAX_PIXELS, codec_versions, default_format
 from genrep.shards.errors import DataError
 from genrep.shards.layout import FORMAT, ShardSpec, default_shard_size
+from genrep.shards.location import Location
 from genrep.shards.manifest import Manifest
 from genrep.shards.writer import DatasetWriter
 
@@ -58,7 +59,7 @@ class Source:
 
 def import_images(
     source: Source,
-    out: Path,
+    out: Location,
     *,
     image_format: str | None = None,
     quality: int | None = None,
@@ -94,7 +95,7 @@ def import_images(
             "channels": channels,
         },
     }
-    is_new = not out.exists()
+    is_new = isinstance(out, Path) and not out.exists()
     writer = DatasetWriter(out, recipe, licence=source.licence)
     missing = writer.missing_shards()
     done = len(source.labels) - sum(shard.count for shard in missing)
@@ -113,7 +114,7 @@ def import_images(
         for shard in missing:
             writer.write_shard(shard, reported(_batches(source, shard)), {"codec": codec_versions()})
     except DataError:
-        if is_new and not any(out.glob("shard-*.tar")):
+        if is_new and isinstance(out, Path) and not any(out.glob("shard-*.tar")):
             shutil.rmtree(out)  # else the recipe of these images would refuse them once they are mended
         raise
     return writer.finish()

@@ -1,21 +1,21 @@
 """What is in a finished set: its recipe, totals, shards, class balance, and what it weighs beside its generator."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from genrep.shards.layout import RECIPE
+from genrep.shards.location import RemotePath
 from genrep.shards.reader import ShardDataset
 
 MANY = 12  # longer lists are told by their length, more classes by the rarest and the most frequent
 
 
-def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(folder: str | PathLike[str] | RemotePath) -> dict[str, Any]:
     """What there is to say of a set, as JSON-able values.
 
     Returns:
@@ -49,7 +49,7 @@ def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ],
         "bytes": {
             "generator": generator_bytes if isinstance(generator_bytes, int) else None,
-            "recipe": (Path(folder) / RECIPE).stat().st_size,
+            "recipe": (dataset.folder / RECIPE).stat().st_size,
             "set": manifest.totals["bytes"],
         },
     }

@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from genrep.shards.errors import DataError
 from genrep.shards.layout import FORMAT, MANIFEST, RECIPE, ShardSpec, layout_of
+from genrep.shards.location import Location
 from genrep.shards.table import ShardFacts
 
 MAX_JSON_BYTES = 2**28
@@ -102,7 +102,7 @@ def wids_bytes(manifest: Manifest) -> bytes:
     return json_bytes({"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards})
 
 
-def read_recipe(folder: Path) -> dict[str, Any]:
+def read_recipe(folder: Location) -> dict[str, Any]:
     """The recipe of a set, finished or not, with a layout that can be used.
 
     Raises:
@@ -118,7 +118,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     return recipe
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Location) -> Manifest:
     """The manifest of a finished set.
 
     Raises:
@@ -139,7 +139,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _read_object(path: Path, remedy: str) -> dict[str, Any]:
+def _read_object(path: Location, remedy: str) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             text = file.read(MAX_JSON_BYTES + 1)

@@ -1,14 +1,15 @@
-"""A finished set as a dataset: any sample by its position, from memory-mapped tars."""
+"""A finished set as a dataset: any sample by its position, from memory-mapped tars, those of a store in a cache."""
 
 import json
 import mmap
 import operator
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock, Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,27 +18,34 @@ from numpy.typing import NDArray
 from genrep.shards.codec import decode_into
 from genrep.shards.errors import DataError
 from genrep.shards.layout import MANIFEST, ShardSpec, key, layout_of
+from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import read_manifest, read_recipe
 from genrep.shards.npy import latents_of
 from genrep.shards.sample import Sample
 from genrep.shards.table import ShardTable, read_table
 from genrep.shards.tar import BLOCK
 
+FETCHERS = 8  # downloads at a time
 MAX_MAPPED = 128  # tars mapped at once: each takes one of the thousand or so descriptors that a process may have
 
 Value = TypeVar("Value")
 
 
-def open(folder: str | os.PathLike[str]) -> "ShardDataset":
+def open(folder: str | PathLike[str] | RemotePath) -> "ShardDataset":
     """Open a finished set for random access.
 
+    Args:
+        folder: Where it lies, a path or a URL such as ``s3://bucket/set``; tars of a store are fetched as a whole when
+            a sample of theirs is first asked for, checked, and kept in a cache of bounded size (``cache.py``).
+
     Raises:
-        DataError: If there is no set, if it is unfinished, or if a shard is missing or has another size.
+        DataError: If there is no set, if it is unfinished, or if a shard is missing or has another size (of a store:
+            when it is fetched).
     """
     return ShardDataset(folder)
 
 
-def read(folder: str | os.PathLike[str]) -> Iterator[Sample]:
+def read(folder: str | PathLike[str] | RemotePath) -> Iterator[Sample]:
     """All samples of a finished set in order; raises as ``open``, at once."""
     return iter(ShardDataset(folder))
 
@@ -58,8 +66,8 @@ class ShardDataset:
         shard_counts: Samples in each shard.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | PathLike[str] | RemotePath) -> None:
+        self.folder: Location = location(folder)
         check_finished(self.folder)
         self.manifest = read_manifest(self.folder)
         self.recipe = self.manifest.recipe
@@ -72,10 +80,14 @@ class ShardDataset:
         self._starts = [shard.first for shard in self._shards]
         self.shard_counts = [shard.count for shard in self._shards]
         self._places: dict[int, NDArray[np.int64]] = {}  # shard -> (S, M, 2), offset and size of each member
-        self._archives: dict[int, memoryview] = {}
+        self._archives: dict[int, tuple[Path, memoryview]] = {}  # shard -> the file that is mapped, and its bytes
         self._opening = Lock()
+        self._fetching: set[int] = set()
+        self._fetchers = BoundedSemaphore(FETCHERS)
         for entry in self.manifest.shards:
-            _check_size(self.folder / entry.name, entry.bytes)
+            tar = self.folder / entry.name
+            if isinstance(tar, Path):
+                _check_size(tar, entry.bytes)
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -168,6 +180,23 @@ class ShardDataset:
             found[member] = archive[offset : offset + size]
         return found
 
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Begin to fetch the tars of these samples, several at a time, if they lie in a store; returns at once.
+
+        What goes wrong there is raised where a sample is asked for.
+        """
+        if isinstance(self.folder, Path):
+            return
+        wanted = {bisect_right(self._starts, position) - 1 for position in positions}
+        for number in sorted(wanted - self._archives.keys() - self._fetching):
+            self._fetching.add(number)
+            Thread(target=self._fetch, args=(number,), name="genrep-fetch", daemon=True).start()
+
+    def _fetch(self, number: int) -> None:
+        with self._fetchers, suppress(DataError):
+            self._archive(number)
+        self._fetching.discard(number)
+
     def _checked(self, position: int) -> int:
         """The position from the front; IndexError ends a loop over the dataset."""
         position = operator.index(position)
@@ -195,13 +224,22 @@ class ShardDataset:
         return places
 
     def _archive(self, number: int) -> memoryview:
-        archive = self._archives.get(number)
-        if archive is None:
-            with self._opening:
-                while len(self._archives) >= MAX_MAPPED:  # members handed out keep their tar mapped
-                    del self._archives[next(iter(self._archives))]
-                entry = self.manifest.shards[number]
-                self._archives[number] = archive = _mapped(self.folder / entry.name, entry.bytes)
+        known = self._archives.get(number)
+        if known is not None:
+            return known[1]
+        entry = self.manifest.shards[number]
+        path = self.folder / entry.name
+        if isinstance(path, RemotePath):
+            from genrep.shards.cache import fetched
+
+            path = fetched(path, digest=entry.sha256, size=entry.bytes)
+        with self._opening:
+            if isinstance(self.folder, RemotePath):  # what made room in the cache takes none while mapped
+                self._archives = {n: known for n, known in self._archives.items() if known[0].exists()}
+            while len(self._archives) >= MAX_MAPPED:  # members handed out keep their tar mapped
+                del self._archives[next(iter(self._archives))]
+            archive = _mapped(path, entry.bytes)
+            self._archives[number] = path, archive
         return archive
 
     @property
@@ -213,7 +251,7 @@ class ShardDataset:
         return DataError(f"{self.folder / shard}: member {key(position)}.{member} {what}; {self._remedy}")
 
 
-def check_finished(folder: Path) -> None:
+def check_finished(folder: Location) -> None:
     """Raises DataError for a folder without a set, and for an unfinished set one that says how far it is."""
     recipe = read_recipe(folder)
     if (folder / MANIFEST).exists():

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.shards.errors import DataError
+from genrep.shards.location import Location
 
 METADATA_KEY = b"genrep"
+MAX_BYTES = 2**30  # of a table that is fetched
 PARTS = ("keys", "labels", "offsets", "sizes", "digests", "columns")
 
 
@@ -81,7 +83,9 @@ def table_bytes(table: ShardTable) -> bytes:
     return content.getvalue()
 
 
-def read_table(path: Path, *, members: Sequence[str], num_samples: int, parts: Collection[str] = PARTS) -> ShardTable:
+def read_table(
+    path: Location, *, members: Sequence[str], num_samples: int, parts: Collection[str] = PARTS
+) -> ShardTable:
     """Read a table, or the parts of it that are asked for.
 
     Args:
@@ -96,13 +100,14 @@ def read_table(path: Path, *, members: Sequence[str], num_samples: int, parts: C
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        size = path.stat().st_size
+        with pq.ParquetFile(_source(path, size)) as file:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
             expected = _schema(schema.names, members)
             if schema.names != list(expected) or schema.types != list(expected.values()):
                 _refuse(path, f"its columns are not those of samples of {', '.join(members)}")
-            if num_rows != num_samples or 32 * num_rows * len(members) > path.stat().st_size:
-                _refuse(path, f"it has {num_rows} rows in {path.stat().st_size} bytes for {num_samples} samples")
+            if num_rows != num_samples or 32 * num_rows * len(members) > size:
+                _refuse(path, f"it has {num_rows} rows in {size} bytes for {num_samples} samples")
             wanted = [name for name in expected if _part(name) in parts]
             # without threads: a reader has its own
             read = dict(zip(wanted, file.read(wanted, use_threads=False).columns, strict=True))
@@ -128,7 +133,7 @@ def read_table(path: Path, *, members: Sequence[str], num_samples: int, parts: C
     )
 
 
-def read_facts(path: Path) -> ShardFacts:
+def read_facts(path: Location) -> ShardFacts:
     """Only what a table says of its shard as a whole.
 
     Raises:
@@ -138,17 +143,27 @@ def read_facts(path: Path) -> ShardFacts:
     import pyarrow.parquet as pq
 
     try:
-        return _facts(path, pq.read_schema(path))
+        return _facts(path, pq.read_schema(_source(path, path.stat().st_size)))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {_REMEDY}") from error
     except (pa.ArrowException, OSError) as error:
         _refuse(path, " ".join(str(error).split())[:200])
 
 
+def _source(path: Location, size: int) -> Path | io.BytesIO:
+    """What pyarrow can read: a file of this machine, or the bytes of another."""
+    if isinstance(path, Path):
+        return path
+    if size > MAX_BYTES:
+        _refuse(path, f"it has {size:,} bytes, more than {MAX_BYTES:,} are not fetched")
+    with path.open() as file:
+        return io.BytesIO(file.read(size))
+
+
 _REMEDY = "get the set again, or remove this file and its tar and run the command that made the set"
 
 
-def _refuse(path: Path, reason: str) -> NoReturn:
+def _refuse(path: Location, reason: str) -> NoReturn:
     raise DataError(f"{path} is not the table of a shard of this set ({reason}): {_REMEDY}")
 
 
@@ -168,7 +183,7 @@ def _schema(names: Sequence[str], members: Sequence[str]) -> dict[str, Any]:
     return expected | {name: pa.float32() for name in names if _part(name) == "columns"}
 
 
-def _facts(path: Path, schema: Any) -> ShardFacts:
+def _facts(path: Location, schema: Any) -> ShardFacts:
     try:
         facts = ShardFacts(**json.loads(schema.metadata[METADATA_KEY]))
     except (TypeError, KeyError, ValueError, RecursionError) as error:

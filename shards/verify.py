@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from hashlib import sha256
@@ -16,6 +17,7 @@ from genrep.shards import tar
 from genrep.shards.codec import decode_into
 from genrep.shards.errors import DataError
 from genrep.shards.layout import MANIFEST, WIDS_INDEX, SetLayout, ShardSpec, layout_of
+from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import ShardEntry, build_manifest, read_manifest, read_recipe, wids_bytes
 from genrep.shards.npy import latents_of
 from genrep.shards.table import ShardFacts, ShardTable, read_table
@@ -46,7 +48,9 @@ class Fault:
         return f"{self.shard}{sample}{member}: {self.message}"
 
 
-def verify(folder: Path, *, deep: bool = False, progress: Callable[[int], object] | None = None) -> list[Fault]:
+def verify(
+    folder: str | os.PathLike[str] | RemotePath, *, deep: bool = False, progress: Callable[[int], object] | None = None
+) -> list[Fault]:
     """Compare a set with its recipe, its manifest and its tables; at most some twenty faults a shard are listed.
 
     Every shard must be there, with the size and the sha256 that manifest and table give, and its headers must be
@@ -60,7 +64,7 @@ def verify(folder: Path, *, deep: bool = False, progress: Callable[[int], object
     Raises:
         DataError: If the folder is none of a set.
     """
-    folder = Path(folder)
+    folder = location(folder)
     recipe = read_recipe(folder)
     layout = layout_of(recipe)
     plan = layout.shards
@@ -88,7 +92,9 @@ def _first(faults: Iterator[Fault], spec: ShardSpec) -> list[Fault]:
     return listed + [Fault(spec.name, "", "", "has more faults than these") for _ in islice(faults, 1)]
 
 
-def _faults_of_manifest(folder: Path, recipe: Mapping[str, Any], facts: Mapping[ShardSpec, ShardFacts]) -> list[Fault]:
+def _faults_of_manifest(
+    folder: Location, recipe: Mapping[str, Any], facts: Mapping[ShardSpec, ShardFacts]
+) -> list[Fault]:
     """Hold the manifest against the tables that could be read."""
     try:
         manifest = read_manifest(folder)
@@ -116,7 +122,7 @@ def _differing(listed: ShardEntry, expected: ShardEntry) -> str:
     return ", ".join(name for name in names if getattr(listed, name) != getattr(expected, name))
 
 
-def _faults_without_table(path: Path, spec: ShardSpec, layout: SetLayout) -> list[Fault]:
+def _faults_without_table(path: Location, spec: ShardSpec, layout: SetLayout) -> list[Fault]:
     """What can be said of a tar whose table is of no use."""
     expected = [f"{key}.{member}" for key in spec.keys for member in layout.members]
     try:
@@ -127,12 +133,12 @@ def _faults_without_table(path: Path, spec: ShardSpec, layout: SetLayout) -> lis
 
 
 def _faults_of_shard(
-    path: Path, spec: ShardSpec, layout: SetLayout, table: ShardTable, *, deep: bool
+    path: Location, spec: ShardSpec, layout: SetLayout, table: ShardTable, *, deep: bool
 ) -> Iterator[Fault]:
     """Hold one tar against its table."""
     try:
         archive = _mapped(path)
-        found = _sha256(path)
+        found = _sha256(path) if isinstance(path, Path) else sha256(archive).hexdigest()
     except DataError as error:
         yield Fault(spec.name, "", "", str(error))
         return
@@ -220,11 +226,15 @@ def _check_content(
         decode_into(content, image)
 
 
-def _mapped(path: Path) -> memoryview:
-    """The bytes of a file, unread."""
+def _mapped(path: Location) -> memoryview:
+    """The bytes of a file, unread; those of a store are fetched, whatever the cache holds."""
     if not path.is_file():  # opening a pipe would wait for its other end
         raise DataError("is missing")
     try:
+        if isinstance(path, RemotePath):
+            from genrep.shards.cache import mapped_copy
+
+            return mapped_copy(path)
         with path.open("rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # ValueError: it is empty

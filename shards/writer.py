@@ -1,13 +1,13 @@
 """From batches of rendered samples to shards, tables and a finished set."""
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from genrep.shards.batch import Batch
 from genrep.shards.codec import encode
 from genrep.shards.errors import DataError
 from genrep.shards.layout import MANIFEST, README, RECIPE, TABLES, WIDS_INDEX, SetLayout, ShardSpec, layout_of
+from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import Manifest, build_manifest, json_bytes, manifest_bytes, read_recipe, wids_bytes
 from genrep.shards.npy import npy_header
 from genrep.shards.readme import readme_bytes
 from genrep.shards.table import ShardFacts, ShardTable, read_facts, table_bytes
 
+REQUESTS = 16  # to a store at a time
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -34,19 +36,24 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, out: Path, recipe: Mapping[str, Any], *, licence: str | None = None, encode_workers: int = 1
+        self,
+        out: str | PathLike[str] | RemotePath,
+        recipe: Mapping[str, Any],
+        *,
+        licence: str | None = None,
+        encode_workers: int = 1,
     ) -> None:
         """Claim the folder for the recipe.
 
         Args:
-            out: Made if it is missing; it may hold a part of the same set, and nothing else.
+            out: Folder or URL. Made if it is missing; it may hold a part of the same set, and nothing else.
             licence: Under which the images stand, if the generator says so.
             encode_workers: Threads that encode while the caller renders; the bytes do not depend on it.
 
         Raises:
             DataError: If the folder holds another recipe or foreign files, or cannot be written.
         """
-        self.folder = Path(out)
+        self.folder = location(out)
         self.recipe: dict[str, Any] = json.loads(json_bytes(recipe))
         self._licence = licence
         self._encode_workers = encode_workers
@@ -60,7 +67,7 @@ class DatasetWriter:
         Raises:
             DataError: If a shard that is there has not the size that its table says.
         """
-        return [spec for spec in self._plan if self._facts(spec) is None]
+        return [spec for spec, facts in self._all_facts().items() if facts is None]
 
     def write_shard(self, spec: ShardSpec, batches: Iterable[Batch], environment: Mapping[str, Any]) -> None:
         """Encode the samples of a shard and commit it; one that is there already stays as it is.
@@ -95,15 +102,13 @@ class DatasetWriter:
             digests=by_member(samples.digests),
             columns=samples.columns,
         )
-        table_path, tar_path = self.folder / spec.table, self.folder / spec.name
-        with (
-            atomic.staged(table_path, table_bytes(table)) as new_table,
-            atomic.staged(tar_path, archive) as new_tar,
-            atomic.locked(self.folder / RECIPE),  # a table never meets the tar of another environment
-        ):
-            if not tar_path.exists():
-                atomic.put_in_place(new_table, table_path)
-                atomic.put_in_place(new_tar, tar_path)
+        atomic.commit(  # under a lock: a table never meets the tar of another environment
+            self.folder / spec.table,
+            table_bytes(table),
+            self.folder / spec.name,
+            archive,
+            lock=self.folder / RECIPE,
+        )
 
     def finish(self) -> Manifest:
         """Write what describes the finished set, its manifest last; one that is there already stays as it is.
@@ -111,8 +116,7 @@ class DatasetWriter:
         Raises:
             DataError: If a shard is missing or something cannot be written.
         """
-        found = {spec: self._facts(spec) for spec in self._plan}
-        facts = {spec: fact for spec, fact in found.items() if fact is not None}
+        facts = {spec: fact for spec, fact in self._all_facts().items() if fact is not None}
         missing = [spec.name for spec in self._plan if spec not in facts]
         if missing:
             raise DataError(
@@ -129,13 +133,20 @@ class DatasetWriter:
             atomic.write(path, content)  # last: its presence means finished
         return manifest
 
+    def _all_facts(self) -> dict[ShardSpec, ShardFacts | None]:
+        if isinstance(self.folder, Path):
+            return {spec: self._facts(spec) for spec in self._plan}
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            return dict(zip(self._plan, pool.map(self._facts, self._plan), strict=True))
+
     def _facts(self, spec: ShardSpec) -> ShardFacts | None:
         """What the table of a finished shard says; None if the shard is missing."""
         path = self.folder / spec.name
         with atomic.reported(path):
-            if not path.exists():
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
                 return None
-            size = path.stat().st_size
         facts = read_facts(self.folder / spec.table)
         if size != facts.tar_bytes:
             raise DataError(
@@ -196,13 +207,13 @@ def _joined(parts: Sequence[_Encoded]) -> _Encoded:
     )
 
 
-def _claim(folder: Path, recipe: Mapping[str, Any]) -> None:
+def _claim(folder: Location, recipe: Mapping[str, Any]) -> None:
     """Make the folder and its recipe, or see that they are this one's."""
     path = folder / RECIPE
     with atomic.reported(folder):
-        is_new = not folder.exists()
+        is_new = isinstance(folder, Path) and not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        strangers = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         is_claimed = path.exists()  # asked after the listing: what another process made since is no stranger
     if not is_claimed:
         if strangers:
@@ -210,7 +221,7 @@ def _claim(folder: Path, recipe: Mapping[str, Any]) -> None:
         try:
             atomic.create(path, json_bytes(recipe))
         except DataError:
-            if is_new:
+            if is_new and isinstance(folder, Path):
                 with suppress(OSError):  # not empty any more: another process goes on here
                     folder.rmdir()
             raise

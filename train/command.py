@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genrep.shards.cli import Command
+from genrep.shards.cli import LOCATION, Command
 from genrep.shards.errors import DataError
+from genrep.shards.location import Location, location
 from genrep.train.config import DTYPES, METHODS, OPTIMISERS, PRESETS, VIEWS, TrainConfig, resolve
 
 if TYPE_CHECKING:
@@ -85,12 +86,12 @@ class _Mix(click.ParamType):
 
     name = "mix"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Location, float]:
         folder, _, ratio = value.rpartition(":")
         if not folder:
             self.fail(f"{value!r} is not SHARDS:RATIO, such as data/real:0.5", param, ctx)
         share = click.FloatRange(0, 1, min_open=True, max_open=True).convert(ratio, param, ctx)
-        return Path(folder), share
+        return location(folder), share
 
 
 class _Positives(click.ParamType):
@@ -108,7 +109,7 @@ class _Positives(click.ParamType):
 
 
 @click.command(cls=Command)
-@click.option("--shards", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
+@click.option("--shards", "folder", metavar="DIR", type=LOCATION, required=True, help="Folder or URL of the data set.")
 @click.option("--mix", type=_Mix(), metavar="SHARDS:RATIO", help=HELP["mix"])
 @click.option("--loader", type=click.Choice(["webdataset", "ffcv"]), default="webdataset", help=HELP["loader"])
 @click.option("--beton", type=click.Path(path_type=Path), metavar="FILE", help=HELP["beton"])
@@ -156,7 +157,7 @@ class _Positives(click.ParamType):
 @click.option("--show-config", is_flag=True, help="Print the settings as JSON and end.")
 @click.option("--resume", is_flag=True, help=HELP["resume"])
 @click.option("--quiet", is_flag=True, help="Only errors.")
-def main(folder: Path, out: Path | None, show_config: bool, resume: bool, quiet: bool, **settings: Any) -> None:
+def main(folder: Location, out: Path | None, show_config: bool, resume: bool, quiet: bool, **settings: Any) -> None:
     """Train an encoder on shards.
 
     The same command continues a run that was stopped, from its last checkpoint. The run's folder receives
@@ -188,7 +189,7 @@ def main(folder: Path, out: Path | None, show_config: bool, resume: bool, quiet:
 
 
 def _main(
-    folder: Path,
+    folder: Location,
     out: Path | None,
     settings: dict[str, Any],
     *,

@@ -20,6 +20,8 @@ from genrep.train.order import MIXED_STREAMS, OWN_STREAMS, epoch_order, limited
 
 Value = TypeVar("Value")
 
+PREFETCHED = 32  # batches ahead, whose tars are fetched if they lie in a store
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -270,7 +272,14 @@ class _Stream:
                     streams=self._streams,
                 ),
             )
+            self._prefetch(batch, PREFETCHED)
+        self._prefetch(batch + PREFETCHED, 1)
         return _Share(self, epoch, self._order, batch * self.size)
+
+    def _prefetch(self, batch: int, count: int) -> None:
+        """Have the tars fetched that ``count`` batches of this epoch from ``batch`` on read, if they lie in a store."""
+        if self.images is self.shards:
+            self.shards.prefetch(self._order[batch * self.size : (batch + count) * self.size].tolist())
 
     def shown(self, samples: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """The images of samples that a batch shows, int64 (V, B); of a set without latent views the anchors."""

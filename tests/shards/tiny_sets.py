@@ -5,7 +5,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -116,5 +115,5 @@ def write_set(folder, recipe=None, *, licence="MIT", batch_size=3, encode_worker
 
 
 if __name__ == "__main__":
-    folder, num_samples, shard_size, rest = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    folder, num_samples, shard_size, rest = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     write_set(folder, tiny_recipe(num_samples, shard_size), rest=rest)

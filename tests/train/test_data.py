@@ -2,6 +2,7 @@ import dataclasses
 import re
 from itertools import islice
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,20 @@ def test_what_a_gpu_would_be_given_equals_what_the_cpu_computes(labelled_set):
 
 def plan_of(loading):
     return ([stream.at(step) for stream in loading.streams] for step in range(loading.config.steps))
+
+
+def test_batches_from_a_store_are_those_from_a_folder_and_it_is_never_asked_twice_for_a_tar(
+    labelled_set, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GENREP_CACHE", str(tmp_path))
+    url = "memory://train/labelled"
+    write_set(url)
+    for ours, theirs in zip(loader(url).batches(0), loader(labelled_set).batches(0), strict=True):
+        assert ours.images.equal(theirs.images)
+    assert len(list(tmp_path.glob("*.tar"))) == 3
+    for number in range(3):
+        fsspec.filesystem("memory").rm_file(f"{url}/shard-{number:06d}.tar")
+    assert len(list(loader(url).batches(0))) == 12
 
 
 def test_latent_views_are_the_anchor_and_one_of_its_views_untouched(labelled_set):
