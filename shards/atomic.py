@@ -40,15 +40,18 @@ def reported(path: Location) -> Iterator[None]:
 
 
 @contextmanager
-def staged(path: Path, content: bytes | memoryview) -> Iterator[Path]:
+def staged(path: Path, content: bytes | memoryview, *, synced: bool = True) -> Iterator[Path]:
     """Write a file, synced, under a temporary name beside ``path``; it is removed at the end unless it was renamed.
+
+    Args:
+        synced: Wait until the disk has it; without that a power cut may leave the name and not the bytes.
 
     Raises:
         DataError: If it cannot be written or synced.
     """
     with _temporary(path) as name:
         with reported(path):
-            _write_synced(name, content)
+            _write_new(name, content, synced=synced)
         yield name
 
 
@@ -88,21 +91,22 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp-{_host()}-{pid}-{_start_time(pid)}-{next(_serial)}")
 
 
-def put_in_place(staged_file: Path, path: Path) -> None:
+def put_in_place(staged_file: Path, path: Path, *, synced: bool = True) -> None:
     """Give a staged file its own name, replacing what bears it."""
     with reported(path):
         os.replace(staged_file, path)
-        _sync_folder(path.parent)
+        if synced:
+            _sync_folder(path.parent)
 
 
-def write(path: Location, content: bytes) -> None:
-    """Make or replace a file."""
+def write(path: Location, content: bytes | memoryview, *, synced: bool = True) -> None:
+    """Make or replace a file; ``synced`` as in ``staged``."""
     if isinstance(path, RemotePath):
         with reported(path):
             path.put(content)
         return
-    with staged(path, content) as new:
-        put_in_place(new, path)
+    with staged(path, content, synced=synced) as new:
+        put_in_place(new, path, synced=synced)
 
 
 def create(path: Location, content: bytes) -> None:
@@ -174,13 +178,14 @@ def remove_stale(folder: Location) -> None:
                 os.unlink(folder / name)
 
 
-def _write_synced(path: Path, content: bytes | memoryview) -> None:
+def _write_new(path: Path, content: bytes | memoryview, *, synced: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        if synced:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -14,14 +14,17 @@ from genrep.shards.beton import Beton, BetonWriter, Field
 from genrep.shards.codec import decode_into
 from genrep.shards.errors import DataError
 from genrep.shards.layout import MANIFEST
+from genrep.shards.location import Location, RemotePath
 from genrep.shards.manifest import json_bytes
 from genrep.shards.reader import ShardDataset
 
 FORMAT = "genrep-ffcv/1"
 
 
-def beside(folder: Path) -> Path:
-    """Where the FFCV file of a set is looked for unless it is named."""
+def beside(folder: Location) -> Path:
+    """Where the FFCV file of a set is looked for unless it is named; of a set in a store, in the working folder."""
+    if isinstance(folder, RemotePath):
+        return Path(f"{folder.name}.beton")
     return folder.resolve().with_name(f"{folder.resolve().name}.beton")
 
 
@@ -30,7 +33,7 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def manifest_sha256(folder: Path) -> str:
+def manifest_sha256(folder: Location) -> str:
     try:
         return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
