@@ -14,7 +14,6 @@ from genrep.shards.codec import encode
 from genrep.shards.errors import DataError
 from genrep.shards.export import Progress, claim
 from genrep.shards.info import class_names
-from genrep.shards.npy import latents_of
 from genrep.shards.reader import ShardDataset
 
 LISTS = ("full_imgList.txt", "ratiodata1.0_imgList.txt")  # the reader's own choice at its ratio 1.0 is the second
@@ -57,7 +56,7 @@ def export_folder(dataset: ShardDataset, out: Path, *, progress: Progress | None
                 for name, content in zip(names, encode(dataset[position].images, format="png"), strict=True):
                     if name not in there:
                         atomic.write(path / name, content, synced=False)
-            rows = latents_of(dataset.members(position, ["latents.npy"])["latents.npy"], num_images=images_per_sample)
+            rows = dataset.latents(position)
             latents |= {name: [row.copy(), label] for name, row in zip(names, rows, strict=True)}
             anchors.append(path / names[0])
             done += 1

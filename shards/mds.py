@@ -13,7 +13,6 @@ from genrep.shards import atomic
 from genrep.shards.errors import DataError
 from genrep.shards.export import Progress, claim, finish, shards_of
 from genrep.shards.location import Location
-from genrep.shards.npy import latents_of
 from genrep.shards.reader import ShardDataset
 
 INDEX = "index.json"
@@ -33,7 +32,7 @@ def export_mds(dataset: ShardDataset, out: Location, *, progress: Progress | Non
         DataError: If the folder holds other things, a shard is larger than MDS can address, or the set is damaged.
     """
     claim(dataset, out, kind="mds")
-    width = latents_of(dataset.members(0)["latents.npy"], num_images=1 + dataset.num_views).shape[1]
+    width = dataset.latents(0).shape[1]
     columns = _columns(dataset, width)
     described = _description(columns)
     entries = []
@@ -104,7 +103,7 @@ def _sample(dataset: ShardDataset, position: int, columns: dict[str, tuple[str, 
         "meta": members["json"],
     }
     if "latents" in columns:
-        values["latents"] = latents_of(members["latents.npy"], num_images=1 + dataset.num_views).tobytes()
+        values["latents"] = dataset.latents(position).tobytes()
     contents = [values[name] if name in values else members[f"{name}.{image_format}"] for name in columns]
     sizes = [len(content) for content, (_, fixed) in zip(contents, columns.values(), strict=True) if fixed is None]
     return b"".join((struct.pack(f"<{len(sizes)}I", *sizes), *contents))
