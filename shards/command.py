@@ -15,6 +15,7 @@ from genrep.shards.cli import (
 )
 from genrep.shards.export_command import export
 from genrep.shards.location import Location
+from genrep.shards.share_command import card, push
 
 
 @click.group(cls=Group)
@@ -29,6 +30,8 @@ def main() -> None:
 
 
 main.add_command(export)
+main.add_command(card)
+main.add_command(push)
 
 
 @main.command()
@@ -101,30 +104,33 @@ def verify(folder: Location, *, deep: bool, quiet: bool) -> None:
 @folder_argument
 @click.option(
     "--out",
-    default="preview.png",
-    show_default=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="PNG file to draw.",
+    help="File to draw.  [default: preview.png, or preview.html]",
 )
 @click.option("--rows", default=10, show_default=True, type=click.IntRange(1, 100), help="Samples to draw, at most.")
 @click.option("--panels", is_flag=True, help="The six panels of the paper's figure; the set needs views gauss,steer.")
+@click.option("--html", is_flag=True, help="One page that needs no other file, with distances, classes, recipe.")
 @quiet_option
-def preview(folder: Location, *, out: Path, rows: int, panels: bool, quiet: bool) -> None:
+def preview(folder: Location, *, out: Path | None, rows: int, panels: bool, html: bool, quiet: bool) -> None:
     """Draw samples of a set as a contact sheet: a row a sample, the anchor and then its views.
 
     \b
-    Example: the views of a set; the figure of the paper
+    Example: the views of a set; a page of it; the figure of the paper
       genrep-shards preview data --out sheet.png
+      genrep-shards preview data --html
       genrep-generate --n 100 --views gauss,steer,independent --out kinds
       genrep-shards preview kinds --panels --out panels.png
     """
     from genrep.shards import atomic
+    from genrep.shards.page import preview_page
     from genrep.shards.preview import contact_sheet
     from genrep.shards.reader import ShardDataset
 
+    out = out or Path("preview.html" if html else "preview.png")
+    drawn = preview_page if html else contact_sheet
     with faults_in_one_line():
         dataset = ShardDataset(folder)
-        atomic.write(out, contact_sheet(dataset, num_rows=rows, panels=panels))
+        atomic.write(out, drawn(dataset, num_rows=rows, panels=panels))
     if not quiet:
         click.echo(f"{min(rows, len(dataset))} of {len(dataset):,} samples of {folder} drawn in {out}")
 

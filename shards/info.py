@@ -68,11 +68,11 @@ def as_text(told: Mapping[str, Any]) -> str:
     rows = {
         "samples": f"{totals['samples']:,} {recipe.get('kind')}, {totals['images']:,} images",
         "shards": f"{totals['shards']:,}, {totals['bytes'] / totals['samples']:,.0f} bytes a sample",
-        **{name: _shown(value) for name, value in recipe.items() if name not in apart},
-        "walks": _shown(_part(recipe, "walks").get("names")),
-        "licence": _shown(told["licence"] or "not stated"),
+        **{name: shown(value) for name, value in recipe.items() if name not in apart},
+        "walks": shown(_part(recipe, "walks").get("names")),
+        "licence": shown(told["licence"] or "not stated"),
         "environment": "\n".join(
-            f"{_shown(entry['environment'])} ({entry['shards']:,} of {totals['shards']:,} shards)"
+            f"{shown(entry['environment'])} ({entry['shards']:,} of {totals['shards']:,} shards)"
             for entry in told["environments"]
         ),
         "classes": _class_lines(told["classes"]),
@@ -94,13 +94,13 @@ def _part(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A JSON value in one line: long lists and texts are cut, names of classes have their own place."""
     if isinstance(value, Mapping):
-        parts = [f"{printable(name)} {_shown(part)}" for name, part in value.items() if name != "class_names"]
+        parts = [f"{printable(name)} {shown(part)}" for name, part in value.items() if name != "class_names"]
         return ", ".join(parts) or "none"
     if isinstance(value, list):
-        return f"{len(value):,} values" if len(value) > MANY else ", ".join(map(_shown, value)) or "none"
+        return f"{len(value):,} values" if len(value) > MANY else ", ".join(map(shown, value)) or "none"
     text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return printable(text if len(text) <= 40 else f"{text[:12]}...")
 

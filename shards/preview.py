@@ -46,15 +46,19 @@ def contact_sheet(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = F
     Raises:
         DataError: If panels need views that the set does not hold, or a sample is damaged.
     """
-    positions = _chosen(dataset.labels, num_rows)
-    columns = _panels(dataset, positions) if panels else _views(dataset, positions)
+    positions = chosen(dataset.labels, num_rows)
+    columns = panel_columns(dataset, positions) if panels else view_columns(dataset, positions)
+    return draw_sheet(columns, row_titles(dataset, positions), [f"sample {position}" for position in positions])
+
+
+def row_titles(dataset: ShardDataset, positions: Sequence[int]) -> list[str]:
+    """Names of the samples' classes, empty where there is none."""
     names = class_names(dataset.recipe)
     labels = dataset.labels[positions].tolist()
-    titles = [names[label] if 0 <= label < len(names) else "" if label < 0 else f"class {label}" for label in labels]
-    return draw_sheet(columns, titles, [f"sample {position}" for position in positions])
+    return [names[label] if 0 <= label < len(names) else "" if label < 0 else f"class {label}" for label in labels]
 
 
-def _chosen(labels: NDArray[np.int64], num_rows: int) -> list[int]:
+def chosen(labels: NDArray[np.int64], num_rows: int) -> list[int]:
     """Positions of the first sample of every class, then of the second ones, ordered by class.
 
     Where there are more classes than rows, the classes lie evenly apart.
@@ -70,7 +74,8 @@ def _chosen(labels: NDArray[np.int64], num_rows: int) -> list[int]:
     return picked[np.lexsort((picked, labels[picked]))].tolist()
 
 
-def _views(dataset: ShardDataset, positions: Sequence[int]) -> list[Column]:
+def view_columns(dataset: ShardDataset, positions: Sequence[int]) -> list[Column]:
+    """Anchor and views in the order of the set."""
     samples = [dataset[position] for position in positions]
     kinds = [" + ".join(HEADS.get(kind, kind) for kind in str(view).split("+")) for view in dataset.recipe["views"]]
     heads = [
@@ -79,7 +84,7 @@ def _views(dataset: ShardDataset, positions: Sequence[int]) -> list[Column]:
     return [Column(head, [sample.images[row] for sample in samples]) for row, head in enumerate(["anchor", *heads])]
 
 
-def _panels(dataset: ShardDataset, positions: Sequence[int]) -> list[Column]:
+def panel_columns(dataset: ShardDataset, positions: Sequence[int]) -> list[Column]:
     """Anchor, T_z and T_x side by side; with classes a positive of SupCon is any other sample of the class.
 
     Such a sample is an independent view too, so that kind may be missing.

@@ -5,30 +5,48 @@ import re
 from genrep.shards.layout import layout_of
 from genrep.shards.manifest import Manifest
 
+# of the Hub: without it datasets.load_dataset would take other files of the folder for the data
+DATA_FILES = """configs:
+- config_name: default
+  data_files: shard-*.tar
+"""
+
 
 def readme_bytes(manifest: Manifest) -> bytes:
     """Markdown under a Hub header that points ``datasets.load_dataset`` to the tars."""
-    layout, totals = layout_of(manifest.recipe), manifest.totals
-    height, width, channels = layout.image_shape
-    colours = "grey" if channels == 1 else "RGB"
-    images = ", ".join(f"`{member}`" for member in layout.members[: 1 + layout.num_views])
     return f"""---
-configs:
-- config_name: default
-  data_files: shard-*.tar
----
+{DATA_FILES}---
 
-# {layout.num_samples:,} samples of {1 + layout.num_views} x {height} x {width} px
+# {title(manifest)}
 
-{_origin(manifest)}
-Licence: {_plain(manifest.licence or "not stated; ask whoever made the generator or the images")}.
+{origin(manifest)}
+Licence: {plain(manifest.licence or "not stated; ask whoever made the generator or the images")}.
 
-{totals["shards"]:,} tar archives in WebDataset convention, {totals["bytes"]:,} bytes. A sample's key is its index in
+{how_to_read(manifest)}
+`recipe.json` says how the set was made. `manifest.json` lists the sha256 of every archive; it is written last, so a
+folder without it is not finished. `genrep-shards verify FOLDER` compares the archives with it,
+`--deep` every sample.
+""".encode()
+
+
+def title(manifest: Manifest) -> str:
+    layout = layout_of(manifest.recipe)
+    height, width, _ = layout.image_shape
+    return f"{layout.num_samples:,} samples of {1 + layout.num_views} x {height} x {width} px"
+
+
+def how_to_read(manifest: Manifest) -> str:
+    """Members of a sample, and the lines of Python that read them."""
+    layout, totals = layout_of(manifest.recipe), manifest.totals
+    colours = "grey" if layout.image_shape[2] == 1 else "RGB"
+    images = ", ".join(f"`{member}`" for member in layout.members[: 1 + layout.num_views])
+    size = f"{totals['shards']:,} tar archives in WebDataset convention, {totals['bytes']:,} bytes"
+    return f"""{size}. A sample's key is its index in
 nine digits; its members are
 
 - {images}: {colours} images, the anchor first;
 - `latents.npy`: float32, one row an image, the generator's input that gave it (no columns if there was none);
-- `cls`: {_label_meaning(manifest)}, -1 without classes;
+- `cls`: {label_meaning(manifest)}, -1 without classes;
 - `json`: index, class name, kind and parameters of each view.
 
 Nothing of genrep is needed to read them:
@@ -50,11 +68,7 @@ urls = folder + "/{_urls(manifest)}"
 for sample in webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"):
     image, latents, label = sample["{layout.members[0]}"], sample["latents.npy"], sample["cls"]
 ```
-
-`recipe.json` says how the set was made. `manifest.json` lists the sha256 of every archive; it is written last, so a
-folder without it is not finished. `genrep-shards verify FOLDER` compares the archives with it,
-`--deep` every sample.
-""".encode()
+"""
 
 
 def _urls(manifest: Manifest) -> str:
@@ -63,22 +77,24 @@ def _urls(manifest: Manifest) -> str:
     return f"{first}.tar" if first == last else f"shard-{{{first[6:]}..{last[6:]}}}.tar"
 
 
-def _origin(manifest: Manifest) -> str:
+def origin(manifest: Manifest) -> str:
+    """Where the images come from, in a sentence."""
     recipe = manifest.recipe
     if recipe.get("kind") == "imported":
         return "The images were imported from an existing collection, named in `recipe.json`; they were not generated."
-    name = _plain(str(recipe.get("generator", {}).get("name", "named in recipe.json")))
+    name = plain(str(recipe.get("generator", {}).get("name", "named in recipe.json")))
     return (
         f"No photographs: every image was rendered by the generator `{name}`, whose faults and biases it carries, and\n"
         "what its views share is what that generator keeps fixed."
     )
 
 
-def _label_meaning(manifest: Manifest) -> str:
+def label_meaning(manifest: Manifest) -> str:
+    """What the label of a sample is."""
     imported = manifest.recipe.get("kind") == "imported"
     return "the image's class" if imported else "the class that the generator was asked for, which nobody has checked"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line without Markdown or HTML of its own; the recipe may come from elsewhere."""
     return re.sub(r"[^\w .,;:/@()+-]", "_", text)[:200]

@@ -10,6 +10,13 @@ if HERE not in sys.path:
     sys.path.append(HERE)
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    """Where tars of sets in stores are kept: never the user's own cache."""
+    monkeypatch.setenv("GENREP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def recipe():
     """Ten samples of two 9 x 7 grey images in shards of four, four and two."""

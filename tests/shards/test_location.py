@@ -39,10 +39,8 @@ fsspec.register_implementation("renaming", Renaming)
 
 
 @pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENREP_CACHE", str(tmp_path / "cache"))
+def no_pauses(monkeypatch):
     monkeypatch.setattr(cache, "PAUSES", (0, 0, 0))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def server():
 
 
 @pytest.fixture
-def bucket(server, monkeypatch, tmp_path):
+def bucket(server, monkeypatch):
     """URL of a new, empty bucket, and the environment in which s3fs finds it."""
     environment = {
         "AWS_ENDPOINT_URL": server,
@@ -50,7 +50,6 @@ def bucket(server, monkeypatch, tmp_path):
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "GENREP_CACHE": str(tmp_path / "cache"),
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
