@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +127,13 @@ RECIPE_OPTIONS = (
 @click.option(
     "--from-recipe", "recipe_path", type=click.Path(path_type=Path), help="Make the data set of this recipe.json again."
 )
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    metavar="local|ray[:ADDRESS]",
+    help="ray: on a Ray cluster, which may lose and win machines; all must see DIR.",
+)
 @click.option("--dry-run", is_flag=True, help="Measure a little, print time and size, write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no summary.")
 @click.pass_context
@@ -138,6 +147,7 @@ def main(
     device: str,
     encode_workers: int,
     recipe_path: Path | None,
+    engine: str,
     dry_run: bool,
     quiet: bool,
     **recipe_options: Any,
@@ -147,12 +157,16 @@ def main(
     The same command continues what was interrupted. Under torchrun or srun every rank writes its own shards.
 
     \b
-    Examples: a thousand pairs; a full-size data set; its cost first; two processes
+    Examples: a thousand pairs; a full-size data set; its cost first; two processes; a Ray cluster
       genrep-generate --out data
       genrep-generate --n 1300000 --views steer
       genrep-generate --n 1300000 --views steer --dry-run
       torchrun --nproc-per-node 2 --no-python -- genrep-generate --n 1300000
+      genrep-generate --n 1300000 --engine ray:auto --out /shared/data
     """
+    on_ray, _, address = engine.partition(":")
+    if engine != "local" and (on_ray != "ray" or engine == "ray:"):
+        raise click.BadParameter(f"{engine!r} is neither local nor ray nor ray:ADDRESS", param_hint="--engine")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         from genrep.generate.generation import rank_from_environment, resolve_device
@@ -164,6 +178,21 @@ def main(
         else:
             recipe, generator = _recipe_from_file(ctx, recipe_path, generator_name, weights, arguments)
         out = out or Path(recipe.folder_name())
+        if engine != "local" and not dry_run:
+            if rank.world > 1:
+                raise DataError("--engine ray shares the work by itself: start one process, not torchrun or srun")
+            load = {"spec": generator.spec, "weights": weights, "arguments": generator.arguments}
+            _generate_on_ray(
+                recipe,
+                generator,
+                out,
+                load=load,
+                address=address or None,
+                device=device,
+                encode_workers=encode_workers,
+                quiet=quiet,
+            )
+            return
         device = resolve_device(device, rank)
         if dry_run:
             _show_plan(recipe, generator, out, device=device, encode_workers=encode_workers, rank=rank)
@@ -267,21 +296,9 @@ def _generate(
     rank: "Rank",
     quiet: bool,
 ) -> None:
-    from tqdm import tqdm
-
     from genrep.generate.generation import generate
 
-    images_per_sample = 1 + recipe.num_views
-    with tqdm(
-        unit=" images", smoothing=0.05, disable=quiet or rank.rank > 0 or not sys.stderr.isatty(), dynamic_ncols=True
-    ) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:  # what an earlier run did counts as done, not as fast
-                bar.total, bar.initial = total * images_per_sample, done * images_per_sample
-                bar.n = bar.initial
-            bar.update(done * images_per_sample - bar.n)
-
+    with _progress(recipe, quiet=quiet or rank.rank > 0) as show:
         manifest = generate(
             recipe,
             out,
@@ -297,6 +314,53 @@ def _generate(
         click.echo(f"rank {rank.rank} of {rank.world} has written its shards in {out}; others are still at work")
     else:
         click.echo(f"{manifest.num_samples} samples in {len(manifest.shards)} shards in {out}")
+
+
+def _generate_on_ray(
+    recipe: "Recipe",
+    generator: "LoadedGenerator",
+    out: Location,
+    *,
+    load: dict[str, Any],
+    address: str | None,
+    device: str,
+    encode_workers: int,
+    quiet: bool,
+) -> None:
+    from genrep.generate.defaults import check_fit
+    from genrep.generate.ray_engine import generate_on_ray
+
+    check_fit(recipe, generator)
+    with _progress(recipe, quiet=quiet) as show:
+        manifest = generate_on_ray(
+            recipe,
+            out,
+            load=load,
+            licence=generator.licence,
+            address=address,
+            device=device,
+            encode_workers=encode_workers,
+            progress=show,
+        )
+    if not quiet:
+        click.echo(f"{manifest.num_samples} samples in {len(manifest.shards)} shards in {out}")
+
+
+@contextmanager
+def _progress(recipe: "Recipe", *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images on a terminal, moved by samples (done, total)."""
+    from tqdm import tqdm
+
+    images_per_sample = 1 + recipe.num_views
+    with tqdm(unit=" images", smoothing=0.05, disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:  # what an earlier run did counts as done, not as fast
+                bar.total, bar.initial = total * images_per_sample, done * images_per_sample
+                bar.n = bar.initial
+            bar.update(done * images_per_sample - bar.n)
+
+        yield show
 
 
 if __name__ == "__main__":

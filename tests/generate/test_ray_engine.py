@@ -1,0 +1,169 @@
+"""Generation on a real Ray cluster of two nodes on this machine, one of which is killed half-way."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from click.testing import CliRunner
+from ray.cluster_utils import Cluster
+
+from genrep.generate import ray_engine
+from genrep.generate.command import main
+from genrep.generate.defaults import make_recipe
+from genrep.generate.generation import generate
+from genrep.generate.generators import load_generator
+from genrep.generate.ray_engine import generate_on_ray
+from genrep.shards.errors import DataError
+from genrep.shards.layout import plan_shards
+
+SPEC = "stub_generators:conditional"
+NUM_SHARDS, SHARD_SIZE = 12, 8
+
+
+def load(**arguments):
+    return {"spec": SPEC, "weights": None, "arguments": arguments}
+
+
+def small_recipe(**arguments):
+    generator = load_generator(SPEC, arguments=arguments)
+    recipe = make_recipe(generator, num_samples=NUM_SHARDS * SHARD_SIZE - 3, shard_size=SHARD_SIZE, micro_batch=4)
+    return recipe, generator
+
+
+def tars(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core each; the first, with the head, cannot be lost."""
+    before = dict(os.environ)
+    os.environ |= {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "300",  # a busy machine is no broken one
+        "STUB_SECONDS_A_RENDER": "0.05",
+        "OMP_NUM_THREADS": "1",
+    }
+    memory = 80 * 2**20
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": memory, "_system_config": quick},
+    )
+    nodes.second = nodes.add_node(num_cpus=1, object_store_memory=memory)
+    nodes.wait_for_nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+    os.environ.clear()
+    os.environ |= before
+
+
+def test_a_shard_of_a_killed_node_is_written_elsewhere_and_the_set_equals_a_local_one(cluster, tmp_path, caplog):
+    recipe, generator = small_recipe()
+    out = tmp_path / "set"
+    killed = threading.Event()
+
+    def kill_half_way():
+        while len(tars(out)) < NUM_SHARDS // 3:
+            time.sleep(0.01)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        killed.set()
+
+    killer = threading.Thread(target=kill_half_way)
+    killer.start()
+    shown = []
+    manifest = generate_on_ray(
+        recipe,
+        out,
+        load=load(),
+        licence=None,
+        address=cluster.address,
+        device="cpu",
+        progress=lambda done, total: shown.append((done, total)),
+    )
+    killer.join()
+    assert killed.is_set()
+    assert "lost its worker" in caplog.text
+    assert manifest == generate(recipe, tmp_path / "local", generator=generator, device="cpu")
+    assert tars(out) == tars(tmp_path / "local")
+    assert shown == sorted(shown)
+    assert shown[-1] == (recipe.num_samples, recipe.num_samples)
+
+    # the same command on the node that is left has nothing to do; without a shard, that one alone
+    victim = out / "shard-000005.tar"
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.tar") if path != victim}
+    victim.unlink()
+    words = ["--from-recipe", str(out / "recipe.json"), "--generator", SPEC, "--out", str(out), "--device", "cpu"]
+    again = CliRunner().invoke(main, [*words, "--engine", f"ray:{cluster.address}"], catch_exceptions=False)
+    assert again.output == f"{recipe.num_samples} samples in {NUM_SHARDS} shards in {out}\n"
+    assert tars(out) == tars(tmp_path / "local")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+    # what a worker finds wrong reaches the user as it is
+    recipe, _ = small_recipe(salt="1")
+    with pytest.raises(DataError, match="fingerprint"):
+        generate_on_ray(recipe, tmp_path / "other", load=load(), licence=None, address=cluster.address, device="cpu")
+    assert tars(tmp_path / "other") == {}
+
+
+class DiedError(Exception):
+    """Stands for Ray's report of a lost worker."""
+
+
+class FlakyRay:
+    """As much of ray as the engine uses, in one process; a worker dies where ``dies`` says so."""
+
+    def __init__(self, dies):
+        self.dies, self.calls = dies, []
+        self.exceptions = type("exceptions", (), {"RayTaskError": type("T", (Exception,), {}), "RayError": DiedError})
+
+    def wait(self, promises, timeout):
+        return promises[:1], promises[1:]
+
+    def get(self, promise):
+        self.calls.append(promise.name)
+        if self.dies(promise, self.calls.count(promise.name)):
+            raise DiedError
+        return promise.count
+
+    def kill(self, worker):
+        pass
+
+    def worker(self, num_workers):
+        return None if num_workers >= 2 else type("Worker", (), {"write": type("W", (), {"remote": lambda spec: spec})})
+
+
+def test_a_shard_that_ends_every_worker_ends_the_run_with_its_name():
+    recipe, _ = small_recipe()
+    specs = plan_shards(recipe.num_samples, recipe.shard_size)
+    flaky = FlakyRay(lambda promise, time: promise.name == "shard-000002.tar")
+    with pytest.raises(DataError, match=r"shard-000002\.tar lost its worker 3 times \(DiedError\)"):
+        list(ray_engine._run(flaky, flaky.worker, specs))
+    assert flaky.calls.count("shard-000002.tar") == 3
+
+
+def test_every_shard_is_written_once_if_workers_die_now_and_then():
+    recipe, _ = small_recipe()
+    specs = plan_shards(recipe.num_samples, recipe.shard_size)
+    flaky = FlakyRay(lambda promise, time: time == 1 and promise.first % 16 == 0)
+    assert sum(ray_engine._run(flaky, flaky.worker, specs)) == recipe.num_samples
+
+
+@pytest.mark.parametrize("engine", ["rays", "ray:", "local:1", "spark"])
+def test_an_engine_that_there_is_not_is_a_usage_fault(engine):
+    result = CliRunner().invoke(main, ["--engine", engine])
+    assert result.exit_code == 2
+    assert "is neither local nor ray nor ray:ADDRESS" in result.output
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    words = ["--n", "8", "--shard-size", "8", "--micro-batch", "8", "--out", str(tmp_path / "set")]
+    result = CliRunner().invoke(main, [*words, "--engine", "ray:127.0.0.1:1"], catch_exceptions=False)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: no Ray cluster at 127.0.0.1:1")
+    assert result.output.count("\n") == 1
