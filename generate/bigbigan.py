@@ -156,7 +156,8 @@ class BigBiGan:
         self.network = _network(state, source=source).eval()
         self.network.requires_grad_(False)
         self.prior = prior
-        self.latent_dim = self.network.chunk * (1 + len(self.network.blocks))
+        self.latent_blocks = (self.network.chunk,) * (1 + len(self.network.blocks))
+        self.latent_dim = sum(self.latent_blocks)
         side = 4 << len(self.network.blocks)
         self.image_shape = (3, side, side)
         self._fingerprint = fingerprint(state, {"name": self.name, "prior": prior})

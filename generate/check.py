@@ -264,13 +264,22 @@ def _mapped(subject: _Subject) -> str:
     generator = subject.generator
     if "w" not in generator.latent_spaces:
         raise _NotApplicableError("no intermediate latent space")
+    images = subject.render()
     with torch.inference_mode():
         mapped = generator.map(subject.latents, subject.labels)
-        images = generator.render_mapped(mapped, subject.labels, subject.noise).float().cpu()
-    moved = _greatest(images - subject.render())
+        moved = _greatest(generator.render_mapped(mapped, subject.labels, subject.noise).float().cpu() - images)
+        if moved > EQUAL:
+            raise _BrokenError(f"render_mapped(map(z)) differs from render(z) by {_levels(moved)}")
+        if "w+" not in generator.latent_spaces:
+            return f"render_mapped(map(z)) is render(z); w has {mapped.shape[1]} coordinates"
+        layered = generator.map(subject.latents, subject.labels, latent_space="w+")
+        moved = _greatest(generator.render_mapped(layered, subject.labels, subject.noise).float().cpu() - images)
     if moved > EQUAL:
-        raise _BrokenError(f"render_mapped(map(z)) differs from render(z) by {_levels(moved)}")
-    return f"render_mapped(map(z)) is render(z); w has {mapped.shape[1]} coordinates"
+        raise _BrokenError(f"the same w for every layer differs from w by {_levels(moved)}")
+    return (
+        f"render_mapped(map(z)) is render(z); w has {mapped.shape[1]} coordinates, "
+        f"w+ {layered.shape[1] // mapped.shape[1]} layers of it"
+    )
 
 
 def _gradient(subject: _Subject) -> str:

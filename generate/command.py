@@ -48,7 +48,8 @@ RECIPE_OPTIONS = (
     "--views",
     default="gauss",
     show_default=True,
-    help="none, gauss, steer, independent, angular, uniform; joined by , (several views) or + (several moves).",
+    help="none, gauss, steer, independent, angular, uniform; joined by , (several views) or + (several moves). "
+    "gauss@0-1/4 moves blocks (of w+: layers) 0, 1 and 4 only, gauss@c0-39 coordinates 0 to 39.",
 )
 @click.option(
     "--num-views", type=click.IntRange(min=1), help="Views an anchor, if --views names a single kind.  [default: 1]"
@@ -90,7 +91,7 @@ RECIPE_OPTIONS = (
     "--latent-space",
     default="z",
     show_default=True,
-    type=click.Choice(["z", "w"]),
+    type=click.Choice(["z", "w", "w+"]),
     help="Where views move and latents are stored.",
 )
 @click.option("--fresh-noise", is_flag=True, help="Noise of its own for every view, for generators that add noise.")

@@ -69,11 +69,14 @@ def make_recipe(
         raise DataError(f"std is for {', '.join(view_kinds.KINDS_WITH_STD)} views; {_shown(views)} would not use it")
     if std is None and view_kinds.uses(views, *view_kinds.KINDS_WITH_STD):
         std = generator.default_std
+    held = any(move.where for view in views for move in view_kinds.moves_of(view))
     return Recipe(
         num_samples=num_samples,
         shard_size=shard_size,
         seed=seed,
-        generator=_generator_recipe(generator, latent_space=latent_space, truncation=float(truncation)),
+        generator=_generator_recipe(
+            generator, latent_space=latent_space, truncation=float(truncation), with_blocks=held
+        ),
         views=views,
         std=std,
         walks=_walks_for(generator, views, latent_space, walks),
@@ -95,7 +98,10 @@ def check_fit(recipe: Recipe, generator: LoadedGenerator) -> None:
     asked, offered = (
         recipe.generator,
         _generator_recipe(
-            generator, latent_space=recipe.generator.latent_space, truncation=recipe.generator.truncation
+            generator,
+            latent_space=recipe.generator.latent_space,
+            truncation=recipe.generator.truncation,
+            with_blocks=bool(recipe.generator.blocks),
         ),
     )
     for part in fields(GeneratorRecipe):
@@ -117,7 +123,9 @@ def check_fit(recipe: Recipe, generator: LoadedGenerator) -> None:
     _walks_for(generator, recipe.views, asked.latent_space, recipe.walks)
 
 
-def _generator_recipe(generator: LoadedGenerator, *, latent_space: str, truncation: float) -> GeneratorRecipe:
+def _generator_recipe(
+    generator: LoadedGenerator, *, latent_space: str, truncation: float, with_blocks: bool
+) -> GeneratorRecipe:
     return GeneratorRecipe(
         name=generator.spec,
         fingerprint=generator.fingerprint(),
@@ -130,6 +138,8 @@ def _generator_recipe(generator: LoadedGenerator, *, latent_space: str, truncati
         truncation=truncation,
         prior_scale=generator.prior_scale(truncation),
         arguments=generator.arguments,
+        blocks=generator.blocks(latent_space) if with_blocks else (),
+        keeps_variance=generator.keeps_variance and latent_space == "z",
     )
 
 
@@ -151,12 +161,13 @@ def _walks_for(
                 f"generator {generator.spec} ships no walks: name a file with --walks (genrep-walks train makes one)"
             )
         walks = load_walks(generator.default_walks)
-    if walks.latent_space != latent_space:
+    space = latent_space.removesuffix("+")  # walks of w move every layer of w+
+    if walks.latent_space != space:
         raise DataError(f"the walks move in {walks.latent_space}, the recipe renders in {latent_space}; take one space")
-    if walks.latent_dim != generator.dim(latent_space):
+    if walks.latent_dim != generator.dim(space):
         raise DataError(
-            f"the walks have {walks.latent_dim} coordinates, a latent of {generator.spec} in {latent_space} has "
-            f"{generator.dim(latent_space)}; they were made for another generator"
+            f"the walks have {walks.latent_dim} coordinates, a latent of {generator.spec} in {space} has "
+            f"{generator.dim(space)}; they were made for another generator"
         )
     if walks.generator and walks.generator != generator.fingerprint():
         raise DataError(

@@ -39,7 +39,9 @@ class LoadedGenerator:
         class_groups: What else ``--classes`` understands: name -> numbers of one or several classes.
         prior: ``"normal"`` or ``"truncated-normal"`` (cut at two standard deviations).
         default_std: Strength of Gaussian and similar views where none is asked for.
-        latent_spaces: ``("z",)``, or ``("z", "w")`` if it has ``map`` and ``render_mapped``.
+        latent_spaces: ``("z",)``; ``"w"`` too if it has ``map`` and ``render_mapped``, and ``"w+"``, a w for each
+            layer, if it has ``num_layers``.
+        keeps_variance: Whether Gaussian and uniform views shrink the anchor's latent by as much as they add.
         takes_noise: Whether ``render`` accepts ``noise_seeds``.
         num_bytes: Of its tensors, as loaded.
         left_in_training: Names of its modules that were not in eval mode; `check` looks whether that matters.
@@ -66,12 +68,16 @@ class LoadedGenerator:
         self.class_groups: Mapping[str, Sequence[int]] = getattr(plug_in, "class_groups", {})
         self.prior: str = getattr(plug_in, "prior", "normal")
         self.default_std = float(getattr(plug_in, "default_std", DEFAULT_STD))
-        self.latent_spaces = ("z", "w") if hasattr(plug_in, "map") and hasattr(plug_in, "render_mapped") else ("z",)
+        self.latent_spaces: tuple[str, ...] = ("z",)
+        if hasattr(plug_in, "map") and hasattr(plug_in, "render_mapped"):
+            self.latent_spaces = ("z", "w", "w+") if hasattr(plug_in, "num_layers") else ("z", "w")
+        self.keeps_variance = bool(getattr(plug_in, "keeps_variance", False))
         self.takes_noise = "noise_seeds" in inspect.signature(plug_in.render).parameters
         self.licence: str | None = getattr(plug_in, "licence", None)
         walks = getattr(plug_in, "default_walks", None)
         self.default_walks = None if walks is None else Path(walks)
         self._mapped_dim: int | None = None
+        self._latent_blocks = tuple(int(size) for size in getattr(plug_in, "latent_blocks", (self.latent_dim,)))
         self._check()
         self.left_in_training = tuple(
             name for name, module in self._modules().items() if any(part.training for part in module.modules())
@@ -86,7 +92,7 @@ class LoadedGenerator:
         return self._fingerprint
 
     def dim(self, latent_space: str) -> int:
-        """Coordinates of a latent in z or w; for w a latent is mapped once, on the CPU."""
+        """Coordinates of a latent in a space; for w a latent is mapped once, on the CPU."""
         if latent_space == "z":
             return self.latent_dim
         if self._mapped_dim is None:
@@ -95,7 +101,13 @@ class LoadedGenerator:
             labels = torch.zeros(1, dtype=torch.int64) if self.num_classes else None
             with torch.inference_mode():
                 self._mapped_dim = self.map(torch.zeros(1, self.latent_dim), labels).shape[1]
-        return self._mapped_dim
+        return self._mapped_dim * (self.plug_in.num_layers if latent_space == "w+" else 1)
+
+    def blocks(self, latent_space: str) -> tuple[int, ...]:
+        """Sizes of the blocks of a latent, one after another: of w+ the layers; a single one if there is no split."""
+        if latent_space == "w+":
+            return (self.dim("w"),) * self.plug_in.num_layers
+        return self._latent_blocks if latent_space == "z" else (self.dim(latent_space),)
 
     def prior_scale(self, truncation: float) -> float:
         """Factor on the prior at this truncation: 1 where the generator truncates by itself."""
@@ -109,14 +121,15 @@ class LoadedGenerator:
         """Latents (B, D), labels int64 (B,) or None -> float images (B, C, H, W) in [-1, 1]."""
         return self._call(self.plug_in.render, latents, labels, noise_seeds)
 
-    def map(self, latents: "Tensor", labels: "Tensor | None") -> "Tensor":
-        """Latents (B, D) of z -> (B, D') of w."""
-        return self.plug_in.map(latents, labels)
+    def map(self, latents: "Tensor", labels: "Tensor | None", *, latent_space: str = "w") -> "Tensor":
+        """Latents (B, D) of z -> (B, D') of w, or of w+: the same w for every layer, one after another."""
+        mapped = self.plug_in.map(latents, labels)
+        return mapped.repeat(1, self.plug_in.num_layers) if latent_space == "w+" else mapped
 
     def render_mapped(
         self, latents: "Tensor", labels: "Tensor | None", noise_seeds: "Tensor | None" = None
     ) -> "Tensor":
-        """As :meth:`render`, from latents (B, D') of w."""
+        """As :meth:`render`, from latents (B, D') of w or w+."""
         return self._call(self.plug_in.render_mapped, latents, labels, noise_seeds)
 
     def to(self, device: "str | torch.device") -> "LoadedGenerator":
@@ -147,6 +160,11 @@ class LoadedGenerator:
             raise DataError(f"generator {self.spec}: image_shape is {self.image_shape}; it must be (1 or 3, H, W)")
         if self.prior not in PRIORS:
             raise DataError(f"generator {self.spec}: prior is {self.prior!r}; known: {', '.join(PRIORS)}")
+        if sum(self._latent_blocks) != self.latent_dim or min(self._latent_blocks) < 1:
+            raise DataError(
+                f"generator {self.spec}: latent_blocks is {self._latent_blocks}; sizes that add up to latent_dim "
+                f"{self.latent_dim} are expected"
+            )
         if len(self.class_names) != self.num_classes:
             raise DataError(
                 f"generator {self.spec}: {len(self.class_names)} class_names for num_classes {self.num_classes}; "

@@ -5,7 +5,7 @@ import json
 import re
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -20,7 +20,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 MAX_SHARD_SIZE = 1 << 20  # a shard lies in memory until it is whole
 MAX_VIEWS = 1000
+LATENT_SPACES = ("z", "w", "w+")
 _MAX_RECIPE_BYTES = 16 << 20
+_OPTIONAL = {"optional": True}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class GeneratorRecipe:
     """Which generator renders, and from which latents; ``bytes`` are those of its tensors.
 
     ``prior_scale`` is the factor on the prior: the truncation, or 1 where the generator truncates by itself.
+    The last two fields are left out of the JSON where they say nothing: ``blocks`` are the sizes of the blocks of a
+    latent, recorded where a view moves a part of it; ``keeps_variance`` makes Gaussian and uniform views
+    ``sqrt(1 - std^2) z + std * noise``.
     """
 
     name: str
@@ -41,6 +46,8 @@ class GeneratorRecipe:
     truncation: float
     prior_scale: float
     arguments: dict[str, str]
+    blocks: tuple[int, ...] = field(default=(), metadata=_OPTIONAL)
+    keeps_variance: bool = field(default=False, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,9 @@ class Recipe:
         """The JSON object of ``recipe.json``."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         plain |= {name: asdict(plain[name]) for name in ("generator", "render", "image")}
+        for part in fields(GeneratorRecipe):
+            if part.metadata == _OPTIONAL and plain["generator"][part.name] == part.default:
+                del plain["generator"][part.name]
         plain["walks"] = None if self.walks is None else self.walks.to_json()
         lists_for_tuples: dict[str, Any] = json.loads(json.dumps(plain))
         return {"format": FORMAT, "kind": "generated", **lists_for_tuples}
@@ -174,15 +184,18 @@ def _complaints(recipe: Recipe) -> list[str]:
     for name, value in (("truncation", generator.truncation), ("prior_scale", generator.prior_scale)):
         require(0 < value <= 1, f"{name} must lie in (0, 1], got {value}; 1.0 keeps the full spread")
     among("prior", generator.prior, tuple(PRIORS))
-    among("latent_space", generator.latent_space, ("z", "w"))
+    among("latent_space", generator.latent_space, LATENT_SPACES)
     require(len(generator.class_names) == generator.num_classes, "class_names must name every class")
     within("number of views", recipe.num_views, 0, MAX_VIEWS)
     for view in recipe.views:
-        view_kinds.kinds_of(view)
+        for move in view_kinds.moves_of(view):
+            if move.where:
+                view_kinds.ranges_of(move.where, generator.blocks)
+    require(all(size > 0 for size in generator.blocks), "blocks must have a size")
     if view_kinds.uses(recipe.views, *view_kinds.KINDS_WITH_STD):
         require(recipe.std is not None, f"views {','.join(recipe.views)} need a std")
     if recipe.std is not None:
-        within("std", recipe.std, 0, 100)
+        within("std", recipe.std, 0, 1 if generator.keeps_variance else 100)
     require(
         view_kinds.uses(recipe.views, "steer") == (recipe.walks is not None), "steer views need walks, others have none"
     )
@@ -239,9 +252,10 @@ def _typed_dataclass(wanted: Any, value: Any, where: str) -> Any:
         raise DataError(f"{where}: must be an object with named fields")
     hints = get_type_hints(wanted)
     names = [part.name for part in fields(wanted) if part.init]
-    unknown, missing = sorted(set(value) - set(names)), [name for name in names if name not in value]
+    optional = {part.name for part in fields(wanted) if part.metadata == _OPTIONAL}
+    unknown, missing = sorted(set(value) - set(names)), [name for name in names if name not in {*value, *optional}]
     if unknown or missing:
         raise DataError(
             f"{where}: " + (f"unknown field {unknown[0]!r:.80}" if unknown else f"field {missing[0]!r} is missing")
         )
-    return wanted(**{name: _typed(hints[name], value[name], f"{where}.{name}") for name in names})
+    return wanted(**{name: _typed(hints[name], value[name], f"{where}.{name}") for name in names if name in value})

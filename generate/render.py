@@ -44,7 +44,7 @@ class Renderer:
 
     def _batches_of(self, indices: range) -> Iterator[Batch]:
         size = self._recipe.render.micro_batch
-        in_w = self._recipe.generator.latent_space == "w"
+        in_w = self._recipe.generator.latent_space != "z"
         drawn = draw_samples(self._recipe, indices, map_latents=self._map if in_w else None)
         meta, columns = describe_samples(self._recipe, drawn), strength_columns(drawn)
         for start in range(0, len(indices), size):
@@ -64,7 +64,7 @@ class Renderer:
         image = self._recipe.image
         count = rows.stop - rows.start
         result = np.empty((count, 1 + self._recipe.num_views, image.height, image.width, image.channels), np.uint8)
-        in_w = self._recipe.generator.latent_space == "w"
+        in_w = self._recipe.generator.latent_space != "z"
         render = self._generator.render_mapped if in_w else self._generator.render
         labels = self._labels(drawn.labels[rows])
         for view in range(result.shape[1]):
@@ -88,13 +88,13 @@ class Renderer:
 
     @torch.inference_mode()
     def _map(self, latents: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Latents of z (N, D) -> of w (N, D'), in micro-batches like the images."""
-        size = self._recipe.render.micro_batch
+        """Latents of z (N, D) -> of w or w+ (N, D'), in micro-batches like the images."""
+        size, space = self._recipe.render.micro_batch, self._recipe.generator.latent_space
         mapped = []
         for start in range(0, len(latents), size):
             rows = slice(start, start + size)
             with self._precision():
-                part = self._generator.map(self._padded(latents[rows]), self._labels(labels[rows]))
+                part = self._generator.map(self._padded(latents[rows]), self._labels(labels[rows]), latent_space=space)
             mapped.append(part[: len(latents[rows])].float().cpu().numpy())
         return np.concatenate(mapped)
 

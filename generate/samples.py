@@ -1,6 +1,7 @@
 """From recipe and sample indices to all that is known of a sample before it is rendered."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from genrep.generate import views
 from genrep.generate.latents import class_labels, noise_seeds, prior_latents
 from genrep.generate.recipe import Recipe
+from genrep.generate.walks import Walks
 
 Latents = NDArray[np.float32]
 
@@ -42,11 +44,11 @@ def draw_samples(
     """Draw latents, labels and strengths; every row depends on recipe and sample index alone.
 
     Args:
-        map_latents: From z (B, D) and labels to w (B, D'); needed where the recipe renders in w.
+        map_latents: From z (B, D) and labels to w or w+ (B, D'); needed where the recipe renders there.
     """
     source, seed = recipe.generator, recipe.seed
     if (map_latents is None) != (source.latent_space == "z"):
-        raise ValueError(f"the recipe renders in {source.latent_space}: map_latents is for w alone, and needed there")
+        raise ValueError(f"the recipe renders in {source.latent_space}: map_latents is for w and w+, and needed there")
     indices = np.asarray(sample_indices, np.int64)
     labels = class_labels(seed, indices, recipe.chosen_classes)
 
@@ -60,18 +62,26 @@ def draw_samples(
     rows, strengths = [anchors], []
     for view, name in enumerate(recipe.views, start=1):
         moved, coefficients = anchors, {}
-        for kind in views.kinds_of(name):
-            if kind == "independent":
-                moved = from_prior("independent", view)
-            elif kind == "steer":
+        for move in views.moves_of(name):
+            part = _part(move, source.blocks)
+            before, moved = moved[:, part], moved.copy()
+            if move.kind == "independent":
+                moved[:, part] = from_prior("independent", view)[:, part]
+                continue
+            if move.kind == "steer":
                 assert recipe.walks is not None
                 coefficients = views.strengths(seed, indices, view=view, names=recipe.walks.names)
-                moved = views.steered_walk(moved, recipe.walks.directions, coefficients)
+                directions = _directions(recipe.walks, anchors.shape[1])
+                moved[:, part] = views.steered_walk(before, directions[:, part], coefficients)
+                continue
+            assert recipe.std is not None
+            std = recipe.std * source.prior_scale
+            noise = views.unit_noise(move.kind, seed, indices, view=view, dim=anchors.shape[1], prior=source.prior)
+            if move.kind == "angular":
+                moved[:, part] = views.angular_walk(before, noise[:, part], std=std)
             else:
-                assert recipe.std is not None
-                walk = views.angular_walk if kind == "angular" else views.gaussian_walk
-                noise = views.unit_noise(kind, seed, indices, view=view, dim=anchors.shape[1], prior=source.prior)
-                moved = walk(moved, noise, std=recipe.std * source.prior_scale)
+                kept = math.sqrt(1 - recipe.std**2) if source.keeps_variance else 1.0
+                moved[:, part] = views.gaussian_walk(before, noise[:, part], std=std, kept=kept)
         rows.append(moved)
         strengths.append(coefficients)
     return Drawn(
@@ -86,6 +96,18 @@ def draw_samples(
     )
 
 
+def _part(move: views.Move, blocks: Sequence[int]) -> slice | NDArray[np.int64]:
+    """Where in a latent it moves, as an index."""
+    if not move.where:
+        return slice(None)
+    return np.concatenate([np.arange(first, last + 1) for first, last in views.ranges_of(move.where, blocks)])
+
+
+def _directions(walks: Walks, dim: int) -> NDArray[np.float32]:
+    """Directions (W, dim); those of w, once a layer, where the recipe renders in w+."""
+    return np.tile(walks.directions, (1, dim // walks.latent_dim))
+
+
 def describe_samples(recipe: Recipe, drawn: Drawn) -> list[dict[str, Any]]:
     """The ``.json`` member of each sample: index, class name, and per view its kind and parameters."""
     columns = [_describe_view(recipe, name, drawn, view) for view, name in enumerate(recipe.views)]
@@ -98,8 +120,14 @@ def describe_samples(recipe: Recipe, drawn: Drawn) -> list[dict[str, Any]]:
 
 def _describe_view(recipe: Recipe, name: str, drawn: Drawn, view: int) -> list[dict[str, Any]]:
     same: dict[str, Any] = {"kind": name}
+    held = {move.kind: move.where for move in views.moves_of(name) if move.where}
+    if held:  # first and last of each range
+        blocks = recipe.generator.blocks
+        same["coordinates"] = {kind: views.ranges_of(where, blocks) for kind, where in held.items()}
     if views.uses((name,), *views.KINDS_WITH_STD):
         same["std"] = recipe.std
+        if recipe.generator.keeps_variance:
+            same["keeps_variance"] = True
     strengths = drawn.strengths[view]
     if not strengths:
         return [same] * len(drawn.indices)

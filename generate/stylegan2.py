@@ -210,15 +210,20 @@ class Network(nn.Module):
         self.convs: Any = nn.ModuleList(convs)
         self.rgbs: Any = nn.ModuleList(rgbs)
         self.side = side // 2
+        self.num_layers = len(convs) + 1  # the last one colours
 
     def forward(self, w: Tensor, noises: Sequence[Tensor | None]) -> Tensor:
-        """w (B, D'), a noise a layer -> images (B, C, H, W), about in [-1, 1]."""
-        x = self.convs[0](self.const.expand(len(w), -1, -1, -1), w, noises[0])
-        image = self.rgbs[0](x, w)
+        """w (B, D') or a w for each layer (B, num_layers, D'), a noise a convolution -> images (B, C, H, W).
+
+        The images lie about in [-1, 1]. A block's colours take the w of the convolution that comes next.
+        """
+        styles = (w if w.ndim == 3 else w[:, None].expand(-1, self.num_layers, -1)).unbind(dim=1)
+        x = self.convs[0](self.const.expand(len(w), -1, -1, -1), styles[0], noises[0])
+        image = self.rgbs[0](x, styles[1])
         for block, rgb in enumerate(self.rgbs[1:]):
             for layer in (2 * block + 1, 2 * block + 2):
-                x = self.convs[layer](x, w, noises[layer])
-            image = _doubled(image) + rgb(x, w)
+                x = self.convs[layer](x, styles[layer], noises[layer])
+            image = _doubled(image) + rgb(x, styles[2 * block + 3])
         return image
 
     def noises(self) -> list[Tensor | None]:
@@ -283,6 +288,7 @@ class StyleGan2:
         self.truncation = 1.0
         self.latent_dim = network.mapping.z_dim
         self.num_classes = network.mapping.num_classes
+        self.num_layers = network.num_layers
         self._rows = slice(None) if rows is None else slice(rows.start, rows.stop)
         self._fingerprint = fingerprint
         height = network.side if rows is None else len(rows)
@@ -325,7 +331,7 @@ class StyleGan2:
         return w if self.truncation == 1 or mean is None else torch.lerp(mean, w, self.truncation)
 
     def render_mapped(self, mapped: Tensor, labels: Tensor | None) -> Tensor:
-        """w (B, D') -> images; ``labels`` acted in :meth:`map`."""
+        """w (B, D'), or w+ (B, num_layers * D') -> images; ``labels`` acted in :meth:`map`."""
         if self.noise == "none":
             return self._images(mapped, [None] * len(self.network.convs))
         return self._images(mapped, self.network.noises())
@@ -335,7 +341,9 @@ class StyleGan2:
         return self.render_mapped(self.map(latents, labels), labels)
 
     def _images(self, mapped: Tensor, noises: Sequence[Tensor | None]) -> Tensor:
-        return self.network(mapped, noises)[:, :, self._rows].clamp(-1, 1)
+        w_dim = self.network.mapping.w_dim
+        w = mapped if mapped.shape[1] == w_dim else mapped.unflatten(1, (self.num_layers, w_dim))
+        return self.network(w, noises)[:, :, self._rows].clamp(-1, 1)
 
 
 class SeededStyleGan2(StyleGan2):

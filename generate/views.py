@@ -1,6 +1,8 @@
 """Views of a sample: what a view may be called, and the walks from an anchor's latent to a view's."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +16,23 @@ Latents = NDArray[np.float32]
 KINDS = ("gauss", "angular", "uniform", "independent", "steer")
 KINDS_WITH_STD = ("gauss", "angular", "uniform")
 
+_WHERE = re.compile(r"(c?)(\d{1,7}(?:-\d{1,7})?(?:/\d{1,7}(?:-\d{1,7})?)*)")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One of the moves that make up a view: its kind, and which part of the latent moves (empty: all of it)."""
+
+    kind: str
+    where: str = ""
+
 
 def parse_views(text: str, num_views: int | None = None) -> tuple[str, ...]:
     """One entry a view: ``"gauss,gauss+steer"`` -> ("gauss", "gauss+steer"), ``"none"`` -> ().
 
-    ``num_views`` repeats a single entry; beside a list it must agree with its length.
+    A kind may be held to a part of the latent: ``gauss@0-1/4`` moves the blocks 0, 1 and 4 of it (of w+: the
+    layers), ``gauss@c0-39`` the coordinates 0 to 39. ``num_views`` repeats a single entry; beside a list it must
+    agree with its length.
     """
     if text.strip() == "none":
         if num_views:
@@ -26,7 +40,7 @@ def parse_views(text: str, num_views: int | None = None) -> tuple[str, ...]:
         return ()
     views = tuple("+".join(kind.strip() for kind in view.split("+")) for view in text.split(","))
     for view in views:
-        kinds_of(view)
+        moves_of(view)
     if num_views is not None and len(views) == 1:
         views *= num_views
     if num_views is not None and len(views) != num_views:
@@ -34,24 +48,52 @@ def parse_views(text: str, num_views: int | None = None) -> tuple[str, ...]:
     return views
 
 
-def kinds_of(view: str) -> tuple[str, ...]:
-    """The kinds that make up a view, in the order they are applied; refuses what is no view."""
-    kinds = tuple(view.split("+"))
-    for kind in kinds:
+def moves_of(view: str) -> tuple[Move, ...]:
+    """The moves that make up a view, in the order they are applied; refuses what is no view."""
+    moves = []
+    for part in view.split("+"):
+        kind, at, where = part.partition("@")
         if kind not in KINDS:
             raise DataError(
                 f"views: {kind!r:.40} is no kind of view; known: none, {', '.join(KINDS)}, joined by , or +"
             )
+        if at and not _WHERE.fullmatch(where):
+            raise DataError(
+                f"views: in {part!r:.80}, what follows @ must be blocks such as 0-1/4, or coordinates such as c0-39"
+            )
+        moves.append(Move(kind, where))
+    kinds = [move.kind for move in moves]
     if len(set(kinds)) < len(kinds):
         raise DataError(f"views: {view} names a kind twice; each may be applied once")
     if "independent" in kinds[1:]:
         raise DataError(f"views: in {view}, independent would undo what stands before it; put it first")
-    return kinds
+    return tuple(moves)
+
+
+def ranges_of(where: str, blocks: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The coordinates that ``where`` names, as (first, last) in ascending order; ``blocks``: sizes of all blocks."""
+    match = _WHERE.fullmatch(where)
+    assert match is not None  # moves_of has seen it
+    starts = [0]
+    for size in blocks:
+        starts.append(starts[-1] + size)
+    known, what = (starts[-1], "coordinates") if match[1] else (len(blocks), "blocks")
+    ranges: list[tuple[int, int]] = []
+    for span in match[2].split("/"):
+        first, _, last = span.partition("-")
+        low, high = int(first), int(last or first)
+        if not low <= high < known or (ranges and low <= ranges[-1][1]):
+            one = f" (all {starts[-1]} coordinates; name coordinates as c0-{starts[-1] - 1})" if known == 1 else ""
+            raise DataError(
+                f"views: @{where} must name {what} of the latent in ascending order, from 0 to {known - 1}{one}"
+            )
+        ranges.append((low, high))
+    return tuple(ranges) if match[1] else tuple((starts[low], starts[high + 1] - 1) for low, high in ranges)
 
 
 def uses(views: tuple[str, ...], *wanted: str) -> bool:
     """Whether any view is made with one of these kinds."""
-    return any(kind in wanted for view in views for kind in kinds_of(view))
+    return any(move.kind in wanted for view in views for move in moves_of(view))
 
 
 def unit_noise(
@@ -75,9 +117,12 @@ def strengths(
     return dict(zip(names, values.T, strict=True))
 
 
-def gaussian_walk(latents: Latents, noise: NDArray[np.float64], *, std: float) -> Latents:
-    """``z + std * noise``; the paper's T_z, and also the uniform walk, whose noise fills a box."""
-    return (latents + std * noise).astype(np.float32)
+def gaussian_walk(latents: Latents, noise: NDArray[np.float64], *, std: float, kept: float = 1.0) -> Latents:
+    """``kept * z + std * noise``; the paper's T_z, and also the uniform walk, whose noise fills a box.
+
+    With ``kept`` = sqrt(1 - std^2) the view has the variance of its anchor, as the noise of a diffusion model must.
+    """
+    return (kept * latents.astype(np.float64) + std * noise).astype(np.float32)
 
 
 def angular_walk(latents: Latents, noise: NDArray[np.float64], *, std: float) -> Latents:

@@ -23,7 +23,7 @@ from genrep.generate.edits import EDITS, apply_edits
 from genrep.generate.generators import LoadedGenerator
 from genrep.generate.latents import anchor_latents, class_labels, noise_seeds
 from genrep.generate.views import strengths
-from genrep.generate.walks import Walks, save_walks
+from genrep.generate.walks import LATENT_SPACES, Walks, save_walks
 from genrep.shards import atomic
 from genrep.shards.errors import DataError
 
@@ -54,10 +54,10 @@ class SteeredImages:
     """Anchors and what a move in latent space makes of them: a generator, a latent space and a truncation."""
 
     def __init__(self, generator: LoadedGenerator, *, latent_space: str, truncation: float, device: str) -> None:
-        if latent_space not in generator.latent_spaces:
+        steerable = [space for space in generator.latent_spaces if space in LATENT_SPACES]
+        if latent_space not in steerable:
             raise DataError(
-                f"generator {generator.spec} can be steered in {' and '.join(generator.latent_spaces)}, "
-                f"not in {latent_space!r}"
+                f"generator {generator.spec} can be steered in {' and '.join(steerable)}, not in {latent_space!r}"
             )
         self.generator = generator.to(device)
         self.device = torch.device(device)

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "docs" / name for name in ("generators.md", "views.md")]
 PROGRAMS = {entry.name: entry for entry in entry_points(group="console_scripts") if entry.name.startswith("genrep-")}
 SMALLER = {"--n 20000": "--n 600", "genrep-train ": "genrep-train --steps 2 --batch-size 16 --threads 1 "}
 
@@ -28,7 +29,7 @@ def run(line, folder):
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("line", commands(README) + commands((ROOT / "docs/generators.md").read_text()))
+@pytest.mark.parametrize("line", commands(README) + [c for page in PAGES for c in commands(page.read_text())])
 def test_every_command_in_the_documentation_is_accepted(line):
     program, *arguments = shlex.split(line.replace("...", ""))
     command = PROGRAMS[program].load()

@@ -81,6 +81,16 @@ class Noisy(Unconditional):
         return values.view(-1, 1, 1, 1).expand(-1, *self.image_shape)
 
 
+class Blocked(Stub):
+    """A latent in two blocks: one coordinate, then three."""
+
+    latent_blocks = (1, 3)
+
+
+class KeepsVariance(Unconditional):
+    keeps_variance = True
+
+
 class NotANumber(Unconditional):
     def render(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         return torch.full((len(latents), *self.image_shape), float("nan"))
@@ -104,6 +114,14 @@ def mapped(weights=None) -> Mapped:
 
 def noisy(weights=None) -> Noisy:
     return Noisy()
+
+
+def blocked(weights=None) -> Blocked:
+    return Blocked()
+
+
+def keeps_variance(weights=None) -> KeepsVariance:
+    return KeepsVariance()
 
 
 def not_a_number(weights=None) -> NotANumber:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from genrep.generate.command import main
 from genrep.generate.walks import save_walks
+from genrep.shards import read
 
 STUB = ["--generator", "stub_generators:conditional"]
 SMALL = [*STUB, "--n", "40", "--shard-size", "8", "--micro-batch", "4"]
@@ -62,6 +63,22 @@ def test_every_kind_of_view_can_be_written(tmp_path, walks):
     assert recipe["walks"]["names"] == ["zoom", "shift"]
 
 
+def test_layers_of_w_plus_can_be_moved_and_another_style_mixed_in(tmp_path):
+    """Rows of latents.npy hold a w for each layer; layers that no move names are the anchor's."""
+    result = run(
+        "--generator", "stylegan2", "--generator-arg", "config=tiny", "--latent-space", "w+", "--n", "6",
+        "--views", "gauss@6-7,independent@0-2", "--out", "set",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    samples = list(read(tmp_path / "set"))
+    latents = np.stack([sample.latents for sample in samples]).reshape(6, 3, 8, 32)
+    assert samples[0].meta["views"][0]["coordinates"] == {"gauss": [[192, 255]]}
+    same = (latents[:, 1:] == latents[:, :1]).all(axis=(0, 3))
+    assert same.tolist() == [[True] * 6 + [False] * 2, [False] * 3 + [True] * 5]
+    again = run("--generator", "stylegan2", "--generator-arg", "config=tiny", "--from-recipe", "set/recipe.json")
+    assert again.exit_code == 0, again.output
+
+
 def test_formats_sizes_and_precision_can_be_chosen(tmp_path):
     wide = ["--generator", "stub_generators:wide", "--n", "5", "--views", "none"]
     for options in (
@@ -86,6 +103,10 @@ def test_formats_sizes_and_precision_can_be_chosen(tmp_path):
         (["--generator", "stub_generators:absent"], 1, "has no function absent"),
         (["--weights", "nowhere"], 1, "no weights at nowhere"),
         (["--views", "gaus"], 1, "'gaus' is no kind of view; known: none, gauss"),
+        (["--views", "gauss@1"], 1, "@1 must name blocks of the latent in ascending order, from 0 to 0"),
+        (["--views", "gauss@c2-9"], 1, "@c2-9 must name coordinates of the latent in ascending order, from 0 to 3"),
+        (["--views", "gauss@first"], 1, "what follows @ must be blocks such as 0-1/4"),
+        (["--latent-space", "w+"], 1, "renders from z, not from 'w+'"),
         (["--views", "gauss,steer", "--num-views", "3"], 1, "names 2 views, 3 are asked for"),
         (["--views", "steer"], 1, "ships no walks"),
         (["--views", "steer", "--walks", "nowhere"], 1, "nowhere: there is no such file"),

@@ -110,6 +110,8 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(spec, options, complaint, 
         ("image_shape", (2, 8, 8), r"image_shape is \(2, 8, 8\)"),
         ("prior", "cauchy", "prior is 'cauchy'; known: normal, truncated-normal"),
         ("class_names", ("ant",), "1 class_names for num_classes 3"),
+        ("latent_blocks", (2, 1), r"latent_blocks is \(2, 1\); sizes that add up to latent_dim 4"),
+        ("latent_blocks", (5, -1), r"latent_blocks is \(5, -1\)"),
     ],
 )
 def test_a_plug_in_that_breaks_the_protocol_is_named(attribute, value, complaint, monkeypatch):

@@ -170,6 +170,9 @@ def edited(plain, path, value):
         ("views", ["steer"], "steer views need walks"),
         ("views", ["gauss"] * 10_000, "number of views must lie in 0..1000, got 10000"),
         ("views", ["x" * 10_000], "is no kind of view"),
+        ("views", ["gauss@1"], "@1 must name blocks of the latent"),
+        ("generator.blocks", [0, 4], "blocks must have a size"),
+        ("generator.blocks", [1.5], "recipe.generator.blocks[0]: 1.5 is not of the type int"),
     ],
 )
 def test_an_edited_recipe_is_refused_by_the_name_of_the_field(generator, path, value, complaint):
@@ -201,6 +204,30 @@ def test_a_recipe_fits_the_generator_it_was_made_for_and_no_other(generator):
     smaller = Recipe.from_json(edited(recipe.to_json(), "image.height", 7))
     with pytest.raises(DataError, match="8 x 8 px with 1 channels; the recipe's 7 x 8 px"):
         check_fit(smaller, generator)
+
+
+def test_what_few_generators_need_is_recorded_only_where_it_matters():
+    """So that the recipe of a plain view is what it was before there were others."""
+    plain = make_recipe(load_generator("stub_generators:blocked")).to_json()
+    assert not {"blocks", "keeps_variance"} & set(plain["generator"])
+    held = make_recipe(load_generator("stub_generators:blocked"), views=("gauss@1",))
+    kept = make_recipe(load_generator("stub_generators:keeps_variance"))
+    assert Recipe.from_json(held.to_json()) == held != Recipe.from_json(plain)
+    assert Recipe.from_json(kept.to_json()) == kept
+
+
+def test_a_recipe_that_names_other_blocks_than_the_generator_has_does_not_fit():
+    generator = load_generator("stub_generators:blocked")
+    recipe = make_recipe(generator, views=("gauss@0",))
+    check_fit(recipe, generator)
+    other = Recipe.from_json(edited(recipe.to_json(), "generator.blocks", [2, 2]))
+    with pytest.raises(DataError, match=r"its blocks is \(1, 3\), the recipe's \(2, 2\)"):
+        check_fit(other, generator)
+
+
+def test_views_that_keep_the_variance_have_a_std_of_at_most_one():
+    with pytest.raises(DataError, match=r"std must lie in 0\.\.1, got 1\.5"):
+        make_recipe(load_generator("stub_generators:keeps_variance"), std=1.5)
 
 
 def test_the_folder_name_tells_the_recipe(generator, walks):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from genrep.generate.defaults import make_recipe
 from genrep.generate.generators import load_generator
 from genrep.generate.samples import describe_samples, draw_samples, strength_columns
+from genrep.generate.walks import Walks
 
 VIEWS = ("gauss", "independent", "angular", "uniform", "steer", "gauss+steer", "independent+uniform")
 
@@ -54,6 +56,90 @@ def test_a_composed_view_is_the_sum_of_its_moves(walks):
     alone = draw_samples(make_recipe(generator, views=("gauss",), std=0.25), range(30)).latents[:, 1]
     strengths = np.stack(list(drawn.strengths[0].values()), axis=1)
     np.testing.assert_allclose(drawn.latents[:, 1], alone + strengths @ walks.directions, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gauss", "uniform", "independent", "steer"])
+def test_a_move_held_to_a_block_is_the_whole_move_there_and_none_elsewhere(kind, walks):
+    generator = load_generator("stub_generators:blocked")
+    options = {"walks": walks} if kind == "steer" else {}
+    whole = draw_samples(make_recipe(generator, views=(kind,), **options), range(30)).latents
+    for where, inside in (("1", [1, 2, 3]), ("c0/2", [0, 2])):
+        held = draw_samples(make_recipe(generator, views=(f"{kind}@{where}",), **options), range(30)).latents
+        for coordinate in range(4):
+            expected = whole[:, 1 if coordinate in inside else 0, coordinate]
+            np.testing.assert_array_equal(held[:, 1, coordinate], expected)
+
+
+def test_an_angular_move_held_to_a_block_keeps_the_norm_of_the_block():
+    recipe = make_recipe(load_generator("stub_generators:blocked"), views=("angular@1",))
+    latents = draw_samples(recipe, range(30)).latents
+    np.testing.assert_array_equal(latents[:, 1, 0], latents[:, 0, 0])
+    norms = np.linalg.norm(latents[:, :, 1:], axis=2)
+    np.testing.assert_allclose(norms[:, 1], norms[:, 0], rtol=1e-6)
+    assert (latents[:, 1, 1:] != latents[:, 0, 1:]).all()
+
+
+def test_moves_held_to_different_blocks_are_composed():
+    generator = load_generator("stub_generators:blocked")
+    drawn = {
+        name: draw_samples(make_recipe(generator, views=(name,)), range(30)).latents[:, 1]
+        for name in ("independent@0+gauss@1", "independent", "gauss")
+    }
+    composed = drawn.pop("independent@0+gauss@1")
+    np.testing.assert_array_equal(composed[:, 0], drawn["independent"][:, 0])
+    np.testing.assert_array_equal(composed[:, 1:], drawn["gauss"][:, 1:])
+
+
+def test_recipe_and_json_tell_which_coordinates_moved():
+    recipe = make_recipe(load_generator("stub_generators:blocked"), views=("gauss", "uniform@0+gauss@c1/3"))
+    assert recipe.to_json()["views"] == ["gauss", "uniform@0+gauss@c1/3"]
+    assert recipe.to_json()["generator"]["blocks"] == [1, 3]
+    first, second = json.loads(json.dumps(describe_samples(recipe, draw_samples(recipe, range(1)))))[0]["views"]
+    assert first == {"kind": "gauss", "std": 0.5}
+    assert second == {
+        "kind": "uniform@0+gauss@c1/3",
+        "std": 0.5,
+        "coordinates": {"uniform": [[0, 0]], "gauss": [[1, 1], [3, 3]]},
+    }
+
+
+def test_in_w_plus_walks_of_w_move_the_chosen_layers():
+    """Three layers of a w with two coordinates."""
+
+    def layered(latents, labels):
+        return np.tile(latents[:, :2], (1, 3))
+
+    walks = Walks(("zoom",), np.array([[1, -2]], np.float32), "w", "", {"zoom": 0.2}, {"zoom": "ln"})
+    plain = make_recipe(load_generator("stub_generators:mapped"), latent_space="w", views=())
+    source = dataclasses.replace(plain.generator, latent_space="w+", blocks=(2, 2, 2))
+    recipe = dataclasses.replace(plain, generator=source, views=("steer@1-2",), walks=walks)
+    drawn = draw_samples(recipe, range(9), map_latents=layered)
+    moved = drawn.latents[:, 1] - drawn.latents[:, 0]
+    strengths = drawn.strengths[0]["zoom"][:, None]
+    np.testing.assert_allclose(moved, strengths * np.array([[0, 0, 1, -2, 1, -2]]), atol=1e-6)
+
+
+def test_a_generator_may_ask_for_views_that_keep_the_variance():
+    generator = load_generator("stub_generators:keeps_variance")
+    recipe = make_recipe(generator, views=("gauss", "uniform", "gauss@c0-1"), std=0.6, num_samples=20_000)
+    assert recipe.to_json()["generator"]["keeps_variance"] is True
+    assert describe_samples(recipe, draw_samples(recipe, range(1)))[0]["views"][0] == {
+        "kind": "gauss",
+        "std": 0.6,
+        "keeps_variance": True,
+    }
+    latents = draw_samples(recipe, range(20_000)).latents
+    np.testing.assert_allclose(latents.std(axis=0), 1, atol=0.03)
+    for view in (1, 2):
+        assert np.corrcoef(latents[:, 0, 0], latents[:, view, 0])[0, 1] == pytest.approx(0.8, abs=0.02)
+    np.testing.assert_array_equal(latents[:, 3, 2:], latents[:, 0, 2:])
+
+
+def test_truncation_scales_views_that_keep_the_variance_as_well():
+    generator = load_generator("stub_generators:keeps_variance")
+    full = draw_samples(make_recipe(generator, std=0.6), range(50)).latents.astype(np.float64)
+    half = draw_samples(make_recipe(generator, std=0.6, truncation=0.5), range(50)).latents
+    np.testing.assert_allclose(half, 0.5 * full, atol=1e-6)
 
 
 def test_an_independent_view_is_another_draw_from_the_prior(recipe):

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from genrep.generate.generators import load_generator
+from genrep.generate.latents import anchor_latents
 from genrep.generate.stylegan2 import (
     Network,
     _doubled,
@@ -382,8 +383,30 @@ def test_every_layer_gets_seeded_noise_of_its_own(monkeypatch):
 def test_fixed_noise_takes_no_seeds():
     generator = load_generator("genrep.generate.stylegan2:stylegan2", arguments={"config": "tiny"})
     assert not generator.takes_noise
-    assert generator.latent_spaces == ("z", "w")
     assert (generator.prior, generator.default_std) == ("normal", 0.25)
+
+
+def test_each_layer_of_w_plus_styles_its_own_convolution():
+    """Eight at 32 px, as in NVIDIA's release: seven convolutions, and the last colours."""
+    generator = load_generator("genrep.generate.stylegan2:stylegan2", arguments={"config": "tiny"})
+    assert generator.latent_spaces == ("z", "w", "w+")
+    assert generator.blocks("w+") == (32,) * 8
+    assert generator.dim("w+") == 8 * 32
+    network, outputs = generator.plug_in.network, []
+    for conv in network.convs:
+        conv.register_forward_hook(lambda module, given, output: outputs.append(output))
+    latents = torch.from_numpy(anchor_latents(0, range(2), dim=32))
+    layered = generator.map(latents, None, latent_space="w+")
+    image = generator.render_mapped(layered, None)
+    assert torch.equal(image, generator.render(latents, None))
+    plain = outputs[:7]
+    for layer in range(8):
+        outputs.clear()
+        moved = layered.clone()
+        moved[:, 32 * layer : 32 * (layer + 1)] += 1
+        assert not torch.equal(generator.render_mapped(moved, None), image)
+        changed = [not torch.equal(before, after) for before, after in zip(plain, outputs, strict=True)]
+        assert changed == [number >= layer for number in range(7)]
 
 
 def test_the_fingerprint_follows_the_weights_and_what_changes_the_image(tmp_path):

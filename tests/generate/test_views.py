@@ -21,6 +21,7 @@ def noise(kind, *, seed=0, view=1, prior="normal", indices=range(400)):
         ("gauss,steer", None, ("gauss", "steer")),
         ("gauss,steer", 2, ("gauss", "steer")),
         ("gauss + steer, independent+uniform", None, ("gauss+steer", "independent+uniform")),
+        ("gauss@0-1/4+steer@c0-39,uniform@3", None, ("gauss@0-1/4+steer@c0-39", "uniform@3")),
     ],
 )
 def test_views_are_written_as_kinds_joined_by_comma_and_plus(text, num_views, expected):
@@ -34,6 +35,12 @@ def test_views_are_written_as_kinds_joined_by_comma_and_plus(text, num_views, ex
         ("", None, "'' is no kind of view"),
         ("gauss,none", None, "'none' is no kind of view"),
         ("gauss+gauss", None, "names a kind twice"),
+        ("gauss@0+gauss@1", None, "names a kind twice"),
+        ("gauss@", None, "in 'gauss@', what follows @ must be blocks such as 0-1/4, or coordinates such as c0-39"),
+        ("gauss@-1", None, "what follows @ must be blocks"),
+        ("gauss@c", None, "what follows @ must be blocks"),
+        ("gauss@0-1-2", None, "what follows @ must be blocks"),
+        ("gauss@1@2", None, "what follows @ must be blocks"),
         ("gauss+independent", None, "put it first"),
         ("gauss,steer", 3, "names 2 views, 3 are asked for"),
         ("none", 2, "contradict"),
@@ -42,6 +49,38 @@ def test_views_are_written_as_kinds_joined_by_comma_and_plus(text, num_views, ex
 def test_what_is_no_view_is_refused_in_one_line(text, num_views, complaint):
     with pytest.raises(DataError) as caught:
         views.parse_views(text, num_views)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("0", ((0, 19),)),
+        ("1-2", ((20, 49),)),
+        ("0/3", ((0, 19), (50, 59))),
+        ("c0-39", ((0, 39),)),
+        ("c3/5-59", ((3, 3), (5, 59))),
+    ],
+)
+def test_blocks_and_coordinates_become_ranges_of_coordinates(where, expected):
+    assert views.ranges_of(where, (20, 20, 10, 10)) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "blocks", "complaint"),
+    [
+        ("4", (20, 20, 10, 10), "@4 must name blocks of the latent in ascending order, from 0 to 3"),
+        ("2-1", (20, 20, 10, 10), "@2-1 must name blocks"),
+        ("1/0", (20, 20, 10, 10), "@1/0 must name blocks"),
+        ("0-1/1", (20, 20, 10, 10), "@0-1/1 must name blocks"),
+        ("c60", (20, 20, 10, 10), "@c60 must name coordinates of the latent in ascending order, from 0 to 59"),
+        ("1", (64,), "from 0 to 0 (all 64 coordinates; name coordinates as c0-63)"),
+    ],
+)
+def test_blocks_that_a_latent_does_not_have_are_refused_in_one_line(where, blocks, complaint):
+    with pytest.raises(DataError) as caught:
+        views.ranges_of(where, blocks)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -73,6 +112,13 @@ def test_a_gaussian_view_is_its_anchor_plus_noise_of_the_given_strength():
     moved = views.gaussian_walk(ANCHORS, noise("gauss"), std=0.25)
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved - ANCHORS, 0.25 * noise("gauss"), atol=1e-6)
+
+
+@pytest.mark.parametrize("std", [0.0, 0.2, 0.6, 1.0])
+def test_a_gaussian_view_can_keep_the_variance_of_its_anchor(std):
+    moved = views.gaussian_walk(ANCHORS, noise("gauss"), std=std, kept=(1 - std**2) ** 0.5)
+    assert moved.std() == pytest.approx(ANCHORS.std(), rel=0.02)
+    assert np.corrcoef(moved.ravel(), ANCHORS.ravel())[0, 1] == pytest.approx((1 - std**2) ** 0.5, abs=0.02)
 
 
 def test_an_angular_view_keeps_the_norm_of_each_row():
