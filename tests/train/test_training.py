@@ -94,25 +94,26 @@ def test_a_process_killed_after_a_checkpoint_and_run_again_equals_one_never_kill
     threads = torch.get_num_threads()  # sums depend on their number
 
     def start():
-        sizes = ("--batch-size", 16, "--steps", 150, "--checkpoint-every", 10)
+        sizes = ("--batch-size", 32, "--steps", 60, "--checkpoint-every", 10)
         rest = ("--device", "cpu", "--threads", threads, "--workers", workers, "--quiet")
-        return subprocess.Popen(**command("command", "--shards", labelled_set, "--out", killed, *sizes, *rest))
+        started = command("command", "--shards", labelled_set, "--out", killed, *sizes, *rest)
+        return subprocess.Popen(**started, start_new_session=True)
 
     process = start()
     while len(metrics_of(killed)) < 25:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.kill()
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     reached = load_checkpoint(checkpoints(killed)[-1])["step"]
     before = metrics_of(killed)[:reached]
-    assert 20 <= reached < 150
+    assert 20 <= reached < 60
 
     again = start()
     assert again.communicate() == ("", "")
     assert again.returncode == 0
     assert metrics_of(killed)[:reached] == before  # times included: it went on from its checkpoint, not from 0
-    run_of(labelled_set, whole, batch_size=16, steps=150)
+    run_of(labelled_set, whole, batch_size=32, steps=60)
     assert_equal_to_the_bit(killed, whole)
 
 
