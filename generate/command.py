@@ -282,6 +282,8 @@ def _show_plan(
     from genrep.generate.render import Renderer
 
     check_fit(recipe, generator)
+    if rank.rank > 0:  # one of them tells it for all
+        return
     renderer = Renderer(generator, recipe, device=device)
     plan = make_plan(recipe, renderer, out, encode_workers=encode_workers, rank=rank)
     click.echo(show_plan(plan, recipe, out, rank=rank, device=device))

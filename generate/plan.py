@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,8 @@ class Plan:
         num_images: Images to render, anchors and views.
         images_per_s: Rendered by one process.
         encoded_per_s: Encoded by one thread.
-        seconds: Until the last rank is done; rendering and encoding overlap.
+        rank_seconds: What each rank needs; rendering and encoding overlap.
+        rank_shards: Shards that each rank still has to write.
         format_bytes: Size of the whole data set, tars and tables, for each image format.
         num_shards: In the whole data set.
         num_missing: Of these, still to be written.
@@ -36,16 +38,23 @@ class Plan:
     num_images: int
     images_per_s: float
     encoded_per_s: float
-    seconds: float
+    rank_seconds: tuple[float, ...]
+    rank_shards: tuple[int, ...]
     format_bytes: dict[str, int]
     num_shards: int
     num_missing: int
 
+    @property
+    def seconds(self) -> float:
+        """Until the last rank is done."""
+        return max(self.rank_seconds)
+
 
 def make_plan(recipe: Recipe, renderer: Renderer, out: Location, *, encode_workers: int, rank: Rank) -> Plan:
-    """Time a few micro-batches and scale up; the slowest rank has one shard more than the others."""
+    """Time a few micro-batches and scale up; a rank writes what is missing of its own shards, and no others."""
     specs = plan_shards(recipe.num_samples, recipe.shard_size)
-    missing = [spec for spec in specs if not (out / spec.name).exists()]
+    there = {spec.name for spec in specs if (out / spec.name).exists()}
+    missing = [spec for spec in specs if spec.name not in there]
     images_per_sample = 1 + recipe.num_views
     with render_settings(recipe):
         batches, seconds = _render_some(recipe, renderer)
@@ -56,13 +65,16 @@ def make_plan(recipe: Recipe, renderer: Renderer, out: Location, *, encode_worke
     for batch in batches:
         encode(_flat(batch), format=recipe.image.format, quality=recipe.image.quality)
     encoded_per_s = rendered / (time.perf_counter() - start)
-    shares = [missing[number :: rank.world] for number in range(rank.world)]
-    slowest = max(sum(spec.count for spec in share) for share in shares) * images_per_sample
+    shares = [[spec for spec in specs[number :: rank.world] if spec.name not in there] for number in range(rank.world)]
+    images_per_s_written = min(images_per_s, encoded_per_s * encode_workers)
     return Plan(
         num_images=sum(spec.count for spec in missing) * images_per_sample,
         images_per_s=images_per_s,
         encoded_per_s=encoded_per_s,
-        seconds=slowest / min(images_per_s, encoded_per_s * encode_workers),
+        rank_seconds=tuple(
+            sum(spec.count for spec in share) * images_per_sample / images_per_s_written for share in shares
+        ),
+        rank_shards=tuple(map(len, shares)),
         format_bytes={name: math.ceil(size * recipe.num_samples) for name, size in sample_bytes.items()},
         num_shards=len(specs),
         num_missing=len(missing),
@@ -72,6 +84,7 @@ def make_plan(recipe: Recipe, renderer: Renderer, out: Location, *, encode_worke
 def show_plan(plan: Plan, recipe: Recipe, out: Location, *, rank: Rank, device: str) -> str:
     """The plan as a few lines for a terminal."""
     chosen = recipe.image.format
+    largest = plan.format_bytes[chosen] * max(plan.rank_shards) / plan.num_shards
     others = ", ".join(f"{name} {_size(size)}" for name, size in plan.format_bytes.items() if name != chosen)
     return "\n".join(
         [
@@ -81,6 +94,7 @@ def show_plan(plan: Plan, recipe: Recipe, out: Location, *, rank: Rank, device: 
             f"time       {_duration(plan.seconds)} with {rank.world} rank{'s' * (rank.world > 1)}",
             f"size       {_size(plan.format_bytes[chosen])} as {chosen} ({others})",
             f"shards     {plan.num_missing:,} to write of {plan.num_shards:,}, {recipe.shard_size:,} samples each",
+            f"per rank   {_range(plan.rank_shards)} shards, {_size(largest)} and {_duration(plan.seconds)} at most",
         ]
     )
 
@@ -119,6 +133,10 @@ def _sample_bytes(batch: Batch, image_format: str, quality: int | None) -> float
 
 def _blocks(size: int) -> int:
     return 1 + math.ceil(size / 512)
+
+
+def _range(counts: Sequence[int]) -> str:
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
 
 
 def _size(count: float) -> str:

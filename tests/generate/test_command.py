@@ -184,8 +184,36 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
     result = run(*STUB, "--n", "1300000", "--dry-run")
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == []
-    for expected in ("2,600,000 to render", "images/s", "318 to write of 318", "png (jpg", "time "):
+    for expected in ("2,600,000 to render", "images/s", "318 to write of 318", "png (jpg", "time ", "318 shards, "):
         assert expected in result.output
+
+
+def test_a_dry_run_counts_what_is_missing_of_each_ranks_own_shards(tmp_path):
+    from genrep.generate.defaults import make_recipe
+    from genrep.generate.generation import Rank
+    from genrep.generate.generators import load_generator
+    from genrep.generate.plan import make_plan, show_plan
+    from genrep.generate.render import Renderer
+
+    generator = load_generator("stub_generators:conditional")
+    recipe = make_recipe(generator, num_samples=36, shard_size=8, micro_batch=8)
+    (tmp_path / "shard-000001.tar").touch()
+    (tmp_path / "shard-000003.tar").touch()  # shards 0, 2 and 4 are rank 0's, 1 and 3 were rank 1's
+    plan = make_plan(recipe, Renderer(generator, recipe), tmp_path, encode_workers=1, rank=Rank(0, 2))
+    assert plan.rank_shards == (3, 0)
+    assert plan.num_images == 2 * 20
+    assert plan.seconds == plan.rank_seconds[0] > plan.rank_seconds[1] == 0
+    told = show_plan(plan, recipe, tmp_path, rank=Rank(0, 2), device="cpu")
+    assert "per rank   0 to 3 shards, " in told
+    assert "with 2 ranks" in told
+
+
+def test_only_the_first_rank_tells_the_plan(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run(*STUB, "--dry-run").output == ""
+    monkeypatch.setenv("RANK", "0")
+    assert "with 2 ranks" in run(*STUB, "--dry-run").output
 
 
 def test_a_dry_run_predicts_the_size_that_is_then_written(tmp_path):
