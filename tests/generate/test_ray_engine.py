@@ -21,6 +21,7 @@ from genrep.shards.layout import plan_shards
 
 SPEC = "stub_generators:conditional"
 NUM_SHARDS, SHARD_SIZE = 12, 8
+OBJECT_BYTES = 80 * 2**20
 
 
 def load(**arguments):
@@ -37,6 +38,18 @@ def tars(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
+def started(attempts=4):
+    """The head of a cluster: Ray gives up after 30 seconds, which a busy machine may need, so it is asked again."""
+    config = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+    head = {"num_cpus": 1, "object_store_memory": OBJECT_BYTES, "include_dashboard": False, "_system_config": config}
+    for left in reversed(range(attempts)):
+        try:
+            return Cluster(initialize_head=True, head_node_args=head)
+        except Exception:
+            if not left:
+                raise
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core each; the first, with the head, cannot be lost."""
@@ -44,17 +57,11 @@ def cluster():
     os.environ |= {
         "PYTHONPATH": str(Path(__file__).parent),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "300",  # a busy machine is no broken one
         "STUB_SECONDS_A_RENDER": "0.05",
         "OMP_NUM_THREADS": "1",
     }
-    memory = 80 * 2**20
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
-    nodes = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": memory, "_system_config": quick},
-    )
-    nodes.second = nodes.add_node(num_cpus=1, object_store_memory=memory)
+    nodes = started()
+    nodes.second = nodes.add_node(num_cpus=1, object_store_memory=OBJECT_BYTES)
     nodes.wait_for_nodes()
     yield nodes
     ray.shutdown()
