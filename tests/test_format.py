@@ -159,29 +159,49 @@ def strengths(index, k):
     return dict(zip(names, map(millionths, words(6, index, k, len(names)))))
 
 
+def moves(view):
+    for move in view.split("+"):
+        kind, _, part = move.partition("@")
+        if not part:
+            yield kind, None, list(range(D))
+            continue
+        sizes = generator.get("blocks", [D])
+        starts = [sum(sizes[:b]) for b in range(len(sizes) + 1)]
+        spans = [[int(end) for end in (span.split("-") * 2)[:2]] for span in part.removeprefix("c").split("/")]
+        if part[0] != "c":
+            spans = [[starts[first], starts[last + 1] - 1] for first, last in spans]
+        yield kind, spans, [place for first, last in spans for place in range(first, last + 1)]
+
+
+def moved(index, k, kind, z, places):
+    # the coordinates of the part, from those that they have
+    if kind == "independent":
+        return [scale * prior(w) for w in (words(3, index, k, D)[place] for place in places)]
+    if kind == "steer":
+        flat = base64.b64decode(recipe["walks"]["directions"])
+        for e, c in enumerate(strengths(index, k).values()):
+            direction = struct.unpack(f"<{D}f", flat[4 * D * e : 4 * D * (e + 1)])
+            z = [a + c * direction[place] for a, place in zip(z, places)]
+        return z
+    stream, shape = {"gauss": (2, prior), "angular": (4, prior), "uniform": (5, box)}[kind]
+    std, sigma, w = recipe["std"], recipe["std"] * scale, words(stream, index, k, D)
+    noise = [shape(w[place]) for place in places]
+    if kind == "angular":
+        y = [a + sigma * b for a, b in zip(z, noise)]
+        factor = norm(z) / norm(y)
+        return [a * factor for a in y]
+    kept = math.sqrt(1 - std * std) if generator.get("keeps_variance") else 1
+    return [kept * a + sigma * b for a, b in zip(z, noise)]
+
+
 def expected_latents(index):  # section 6.3
     anchor = single([scale * prior(w) for w in words(0, index, 0, D)])
     rows = [anchor]
     for k, view in enumerate(recipe["views"], start=1):
-        z = anchor
-        for kind in view.split("+"):
-            if kind == "independent":
-                z = single([scale * prior(w) for w in words(3, index, k, D)])
-            elif kind == "steer":
-                flat = base64.b64decode(recipe["walks"]["directions"])
-                y = list(z)
-                for e, c in enumerate(strengths(index, k).values()):
-                    direction = struct.unpack(f"<{D}f", flat[4 * D * e : 4 * D * (e + 1)])
-                    y = [a + c * v for a, v in zip(y, direction)]
-                z = single(y)
-            else:
-                stream, shape = {"gauss": (2, prior), "angular": (4, prior), "uniform": (5, box)}[kind]
-                sigma = recipe["std"] * scale
-                y = [a + sigma * shape(w) for a, w in zip(z, words(stream, index, k, D))]
-                if kind == "angular":
-                    factor = norm(z) / norm(y)
-                    y = [a * factor for a in y]
-                z = single(y)
+        z = list(anchor)
+        for kind, _, places in moves(view):
+            for place, value in zip(places, single(moved(index, k, kind, [z[place] for place in places], places))):
+                z[place] = value
         rows.append(z)
     return rows
 
@@ -202,10 +222,14 @@ for index, sample in samples():
     assert sample["cls"] == b"%d" % label
     views = []
     for k, view in enumerate(recipe["views"], start=1):
-        one, kinds = {"kind": view}, view.split("+")
-        if {"gauss", "angular", "uniform"} & set(kinds):
+        one, parts = {"kind": view}, {kind: spans for kind, spans, _ in moves(view)}
+        if any(parts.values()):
+            one["coordinates"] = {kind: spans for kind, spans in parts.items() if spans}
+        if {"gauss", "angular", "uniform"} & set(parts):
             one["std"] = recipe["std"]
-        if "steer" in kinds:
+            if generator.get("keeps_variance"):
+                one["keeps_variance"] = True
+        if "steer" in parts:
             one["strengths"] = strengths(index, k)
         views.append(one)
     meta = {"index": index, "class": generator["class_names"][label] if label >= 0 else None, "views": views}
@@ -224,11 +248,18 @@ SETS = {
         "truncation": 0.7,
     },
     "no classes, no views": {"generator": "fashion-null", "views": (), "seed": 3},
+    "parts of the latent": {
+        "generator": "fashion",
+        "views": ("gauss@c0-9/12/20-63+steer@c5-30", "independent@c3-40", "angular@c0-30", "uniform@c7"),
+    },
+    "blocks": {"generator": "stub_generators:blocked", "views": ("gauss@1", "independent@0+uniform@0-1")},
+    "variance kept": {"generator": "stub_generators:keeps_variance", "views": ("gauss+uniform", "angular"), "std": 0.3},
 }
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_reader_written_from_the_page_finds_every_sample_and_recomputes_every_latent(tmp_path, name):
+def test_a_reader_written_from_the_page_finds_every_sample_and_recomputes_every_latent(tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "generate")  # for its stubs
     settings = dict(SETS[name])
     generator = load_generator(settings.pop("generator"))
     recipe = make_recipe(generator, num_samples=37, shard_size=16, micro_batch=8, **settings)
