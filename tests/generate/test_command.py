@@ -45,6 +45,22 @@ def test_the_folder_is_named_after_the_recipe_if_none_is_given(tmp_path):
     assert json.loads((folder / "manifest.json").read_text())["totals"]["samples"] == 40
 
 
+def test_a_set_may_be_written_to_a_url_and_continued_there(tmp_path):
+    import fsspec
+
+    url = "memory://generated/set"
+    assert run(*SMALL, "--out", url).output == f"40 samples in 5 shards in {url}\n"
+    assert run(*SMALL, "--out", tmp_path / "set").exit_code == 0
+    store = fsspec.filesystem("memory")
+    for name in ("shard-000003.tar", ".tables/shard-000003.parquet", "manifest.json"):
+        assert store.cat_file(f"/generated/set/{name}") == (tmp_path / "set" / name).read_bytes()
+    store.rm_file("/generated/set/shard-000003.tar")
+    assert "1 to write of 5" in run(*SMALL, "--out", url, "--dry-run").output
+    assert run(*SMALL, "--out", url).exit_code == 0
+    assert store.cat_file("/generated/set/shard-000003.tar") == (tmp_path / "set" / "shard-000003.tar").read_bytes()
+    assert "seed is 0 there and 1 here" in run(*SMALL, "--out", url, "--seed", "1").output
+
+
 def test_quiet_says_nothing():
     assert run(*SMALL, "--quiet").output == ""
 

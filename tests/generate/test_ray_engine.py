@@ -57,6 +57,7 @@ def cluster():
     os.environ |= {
         "PYTHONPATH": str(Path(__file__).parent),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15 by default: on a busy machine its workers would starve
         "STUB_SECONDS_A_RENDER": "0.05",
         "OMP_NUM_THREADS": "1",
     }
