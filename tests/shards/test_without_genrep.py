@@ -35,6 +35,13 @@ for sample in datasets.load_dataset(str(folder), split="train"):
     images = numpy.asarray(sample["anchor.png"]), numpy.asarray(sample["view1.png"])
     tell(sample["__key__"], *images, numpy.asarray(sample["latents.npy"]), int(sample["cls"]))
 """,
+    "datasets, its builder named": """
+import datasets, numpy
+tars = str(folder / "shard-*.tar")
+for sample in datasets.load_dataset("webdataset", data_files=tars, split="train", streaming=True):
+    images = numpy.asarray(sample["anchor.png"]), numpy.asarray(sample["view1.png"])
+    tell(sample["__key__"], *images, numpy.asarray(sample["latents.npy"]), int(sample["cls"]))
+""",
 }
 PROGRAM = """
 import json, pathlib, sys, warnings
