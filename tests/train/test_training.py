@@ -15,7 +15,7 @@ import genrep.shards
 from genrep.shards.errors import DataError
 from genrep.train.checkpoint import checkpoints, load_checkpoint
 from genrep.train.command import main
-from genrep.train.config import resolve
+from genrep.train.config import METHODS, resolve
 from genrep.train.loop import train
 
 
@@ -85,6 +85,27 @@ def test_a_run_stopped_in_mid_epoch_and_continued_equals_one_never_stopped(label
     answers = iter([False] * 6 + [True])
     assert run_of(labelled_set, stopped, views=views, should_stop=lambda: next(answers)) == 7
     assert run_of(labelled_set, stopped, views=views) == 12
+    assert_equal_to_the_bit(stopped, whole)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"method": method} for method in METHODS),
+        {"method": "multipos", "latent_tau": 0.5},
+        {"dtype": "float16"},
+        {"optimiser": "lars"},
+        {"chunk": 3},
+    ],
+    ids=str,
+)
+def test_every_method_and_every_way_to_train_continues_to_the_bit(labelled_set, tmp_path, settings):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = {"steps": 7} | settings
+    run_of(labelled_set, whole, **settings)
+    answers = iter([False] * 3 + [True])
+    assert run_of(labelled_set, stopped, should_stop=lambda: next(answers), **settings) == 4
+    assert run_of(labelled_set, stopped, **settings) == 7
     assert_equal_to_the_bit(stopped, whole)
 
 
