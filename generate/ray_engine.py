@@ -28,7 +28,7 @@ _TURN_S = 1.0  # between looks at what the cluster has to offer
 
 
 class Worker:
-    """Renders and writes shards with one generator on one device; the generator is loaded with the first shard.
+    """Renders and writes shards with one generator on one device, once it is ready.
 
     Args:
         recipe: As JSON.
@@ -45,18 +45,9 @@ class Worker:
         self._out = out
         self._device = device
         self._encode_workers = encode_workers
-        self._parts: tuple[Any, Any, Any] | None = None
 
-    def write(self, spec: ShardSpec) -> int:
-        """Write a shard unless it is there; returns its number of samples."""
-        from genrep.generate.render import render_settings
-
-        writer, renderer, environment = self._parts or self._start()
-        with render_settings(self._recipe):
-            writer.write_shard(spec, renderer.batches(spec.first, spec.count), environment)
-        return spec.count
-
-    def _start(self) -> tuple[Any, Any, Any]:
+    def ready(self) -> None:
+        """Load the generator."""
         from genrep.generate.defaults import check_fit
         from genrep.generate.generators import load_generator
         from genrep.generate.render import Renderer, render_environment
@@ -65,12 +56,17 @@ class Worker:
         check_fit(self._recipe, generator)
         device = resolve_device(self._device, Rank())
         recipe = self._recipe.to_json()
-        self._parts = (
-            DatasetWriter(self._out, recipe, licence=generator.licence, encode_workers=self._encode_workers),
-            Renderer(generator, self._recipe, device=device),
-            render_environment(device),
-        )
-        return self._parts
+        self._writer = DatasetWriter(self._out, recipe, licence=generator.licence, encode_workers=self._encode_workers)
+        self._renderer = Renderer(generator, self._recipe, device=device)
+        self._environment = render_environment(device)
+
+    def write(self, spec: ShardSpec) -> int:
+        """Write a shard unless it is there; returns its number of samples."""
+        from genrep.generate.render import render_settings
+
+        with render_settings(self._recipe):
+            self._writer.write_shard(spec, self._renderer.batches(spec.first, spec.count), self._environment)
+        return spec.count
 
 
 def generate_on_ray(
@@ -184,36 +180,50 @@ def _worker_maker(
 
 
 def _run(ray: Any, make: Callable[[int], Any | None], missing: list[ShardSpec]) -> Iterator[int]:
-    """Have all shards written; yields the number of samples of each that is done."""
+    """Have all shards written; yields the number of samples of each that is done.
+
+    A shard goes to a worker that is ready: one that waits for a place, on a machine that was lost perhaps, holds none.
+    """
     waiting, losses = deque(missing), Counter[str]()
-    running: dict[Any, tuple[Any, ShardSpec]] = {}  # what a worker promised -> the worker and its shard
+    starting: dict[Any, Any] = {}  # what a worker promised -> the worker
+    running: dict[Any, tuple[Any, ShardSpec]] = {}  # likewise, and its shard
     idle: list[Any] = []
+
+    def lost(name: str, error: Exception) -> None:
+        losses[name] += 1
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if losses[name] >= MOST_LOSSES:
+            raise DataError(
+                f"{name} lost its worker {MOST_LOSSES} times ({reason}): see whether it runs out of memory, and "
+                "whether all machines have the same installation; then run the same command to continue"
+            ) from error
+        log.warning("%s lost its worker (%s); another one takes it", name, type(error).__name__)
+
     try:
         while waiting or running:
-            while waiting and (worker := idle.pop() if idle else make(len(running))) is not None:
-                spec = waiting.popleft()
+            while waiting and idle:
+                worker, spec = idle.pop(), waiting.popleft()
                 running[worker.write.remote(spec)] = worker, spec
-            if not running:
+            while len(starting) < len(waiting) and (made := make(len(starting) + len(running))) is not None:
+                starting[made.ready.remote()] = made
+            promises = [*running, *starting]
+            if not promises:
                 time.sleep(_TURN_S)  # no machine has a place now; one may join
                 continue
-            finished, _ = ray.wait(list(running), timeout=_TURN_S)
-            for promise in finished:
-                worker, spec = running.pop(promise)
+            for promise in ray.wait(promises, timeout=_TURN_S)[0]:
+                worker, shard = running.pop(promise) if promise in running else (starting.pop(promise), None)
                 try:
-                    yield ray.get(promise)
-                    idle.append(worker)
+                    count = ray.get(promise)
                 except ray.exceptions.RayTaskError as error:
-                    cause = error.cause
-                    raise cause if isinstance(cause, DataError) else error from None
+                    raise error.cause if isinstance(error.cause, DataError) else error from None
                 except ray.exceptions.RayError as error:
-                    losses[spec.name] += 1
-                    if losses[spec.name] >= MOST_LOSSES:
-                        raise DataError(
-                            f"{spec.name} lost its worker {MOST_LOSSES} times ({type(error).__name__}): see whether it "
-                            "runs out of memory there, then run the same command to continue"
-                        ) from error
-                    log.warning("%s lost its worker (%s); another one takes it", spec.name, type(error).__name__)
-                    waiting.appendleft(spec)
+                    lost(shard.name if shard else "the beginning", error)
+                    if shard:
+                        waiting.appendleft(shard)
+                    continue
+                idle.append(worker)
+                if shard:
+                    yield count
     finally:
-        for worker, _ in running.values():
+        for worker in (*starting.values(), *(worker for worker, _ in running.values()), *idle):
             ray.kill(worker)

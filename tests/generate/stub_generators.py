@@ -87,6 +87,21 @@ class Blocked(Stub):
     latent_blocks = (1, 3)
 
 
+class Held(Stub):
+    """Waits in ``render`` while the file ``hold`` is there, and leaves a file beside it that says so."""
+
+    def __init__(self, *, hold: str, salt: int) -> None:
+        super().__init__(salt=salt)
+        self.hold = hold
+
+    def render(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        while os.path.exists(self.hold):
+            with open(f"{self.hold}.{os.getpid()}", "w"):
+                pass
+            time.sleep(0.01)
+        return super().render(latents, labels)
+
+
 class KeepsVariance(Unconditional):
     keeps_variance = True
 
@@ -118,6 +133,10 @@ def noisy(weights=None) -> Noisy:
 
 def blocked(weights=None) -> Blocked:
     return Blocked()
+
+
+def held(weights=None, *, hold: str = "", salt: str = "0") -> Held:
+    return Held(hold=hold, salt=int(salt))
 
 
 def keeps_variance(weights=None) -> KeepsVariance:

@@ -3,7 +3,9 @@
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -19,7 +21,7 @@ from genrep.generate.ray_engine import generate_on_ray
 from genrep.shards.errors import DataError
 from genrep.shards.layout import plan_shards
 
-SPEC = "stub_generators:conditional"
+SPEC = "stub_generators:held"
 NUM_SHARDS, SHARD_SIZE = 12, 8
 OBJECT_BYTES = 80 * 2**20
 
@@ -58,7 +60,6 @@ def cluster():
         "PYTHONPATH": str(Path(__file__).parent),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # 15 by default: on a busy machine its workers would starve
-        "STUB_SECONDS_A_RENDER": "0.05",
         "OMP_NUM_THREADS": "1",
     }
     nodes = started()
@@ -72,23 +73,27 @@ def cluster():
 
 
 def test_a_shard_of_a_killed_node_is_written_elsewhere_and_the_set_equals_a_local_one(cluster, tmp_path, caplog):
-    recipe, generator = small_recipe()
+    recipe, generator = small_recipe(hold=str(tmp_path / "hold"))
     out = tmp_path / "set"
-    killed = threading.Event()
+    hold, killed = tmp_path / "hold", threading.Event()
 
     def kill_half_way():
         while len(tars(out)) < NUM_SHARDS // 3:
             time.sleep(0.01)
+        hold.touch()  # now the worker of either node stops in the middle of a shard
+        while len(list(tmp_path.glob("hold.*"))) < 2:
+            time.sleep(0.01)
         cluster.remove_node(cluster.second, allow_graceful=False)
+        hold.unlink()
         killed.set()
 
-    killer = threading.Thread(target=kill_half_way)
+    killer = threading.Thread(target=kill_half_way, daemon=True)
     killer.start()
     shown = []
     manifest = generate_on_ray(
         recipe,
         out,
-        load=load(),
+        load=load(hold=str(hold)),
         licence=None,
         address=cluster.address,
         device="cpu",
@@ -106,9 +111,10 @@ def test_a_shard_of_a_killed_node_is_written_elsewhere_and_the_set_equals_a_loca
     victim = out / "shard-000005.tar"
     times = {path: path.stat().st_mtime_ns for path in out.glob("*.tar") if path != victim}
     victim.unlink()
-    words = ["--from-recipe", str(out / "recipe.json"), "--generator", SPEC, "--out", str(out), "--device", "cpu"]
+    words = ["--from-recipe", str(out / "recipe.json"), "--generator", SPEC, "--generator-arg", f"hold={hold}"]
+    words += ["--out", str(out), "--device", "cpu"]
     again = CliRunner().invoke(main, [*words, "--engine", f"ray:{cluster.address}"], catch_exceptions=False)
-    assert again.output == f"{recipe.num_samples} samples in {NUM_SHARDS} shards in {out}\n"
+    assert again.stdout == f"{recipe.num_samples} samples in {NUM_SHARDS} shards in {out}\n"
     assert tars(out) == tars(tmp_path / "local")
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
@@ -123,43 +129,73 @@ class DiedError(Exception):
     """Stands for Ray's report of a lost worker."""
 
 
-class FlakyRay:
-    """As much of ray as the engine uses, in one process; a worker dies where ``dies`` says so."""
+@dataclass(frozen=True)
+class Promise:
+    worker: int
+    spec: object = None  # None: to be ready
 
-    def __init__(self, dies):
-        self.dies, self.calls = dies, []
-        self.exceptions = type("exceptions", (), {"RayTaskError": type("T", (Exception,), {}), "RayError": DiedError})
+
+class FlakyRay:
+    """As much of ray as the engine uses, in one process, for two workers; what is to fail or to hang is told it."""
+
+    def __init__(self, *, dies=lambda promise, calls: False, hangs=lambda promise: False):
+        self.dies, self.hangs = dies, hangs
+        self.calls = []
+        self.exceptions = SimpleNamespace(RayTaskError=type("TaskError", (Exception,), {}), RayError=DiedError)
+        self.num_made, self.killed = 0, []
+
+    def make(self, num_workers):
+        if num_workers >= 2:
+            return None
+        number = self.num_made = self.num_made + 1
+        return SimpleNamespace(
+            number=number,
+            ready=SimpleNamespace(remote=lambda: Promise(number)),
+            write=SimpleNamespace(remote=lambda spec: Promise(number, spec)),
+        )
 
     def wait(self, promises, timeout):
-        return promises[:1], promises[1:]
+        return [promise for promise in promises if not self.hangs(promise)][:1], []
 
     def get(self, promise):
-        self.calls.append(promise.name)
-        if self.dies(promise, self.calls.count(promise.name)):
-            raise DiedError
-        return promise.count
+        self.calls.append(promise)
+        if self.dies(promise, sum(call.spec == promise.spec for call in self.calls)):
+            raise DiedError("gone")
+        return promise.spec.count if promise.spec else None
 
     def kill(self, worker):
-        pass
-
-    def worker(self, num_workers):
-        return None if num_workers >= 2 else type("Worker", (), {"write": type("W", (), {"remote": lambda spec: spec})})
+        self.killed.append(worker.number)
 
 
-def test_a_shard_that_ends_every_worker_ends_the_run_with_its_name():
-    recipe, _ = small_recipe()
-    specs = plan_shards(recipe.num_samples, recipe.shard_size)
-    flaky = FlakyRay(lambda promise, time: promise.name == "shard-000002.tar")
-    with pytest.raises(DataError, match=r"shard-000002\.tar lost its worker 3 times \(DiedError\)"):
-        list(ray_engine._run(flaky, flaky.worker, specs))
-    assert flaky.calls.count("shard-000002.tar") == 3
+def specs():
+    return plan_shards(100, 8)
 
 
 def test_every_shard_is_written_once_if_workers_die_now_and_then():
-    recipe, _ = small_recipe()
-    specs = plan_shards(recipe.num_samples, recipe.shard_size)
-    flaky = FlakyRay(lambda promise, time: time == 1 and promise.first % 16 == 0)
-    assert sum(ray_engine._run(flaky, flaky.worker, specs)) == recipe.num_samples
+    flaky = FlakyRay(
+        dies=lambda promise, calls: promise.spec is not None and calls == 1 and promise.spec.first % 16 == 0
+    )
+    assert sum(ray_engine._run(flaky, flaky.make, specs())) == 100
+
+
+def test_a_shard_that_ends_every_worker_ends_the_run_with_its_name():
+    bad = specs()[2]
+    flaky = FlakyRay(dies=lambda promise, calls: promise.spec == bad)
+    with pytest.raises(DataError, match=r"shard-000002\.tar lost its worker 3 times \(gone\)"):
+        list(ray_engine._run(flaky, flaky.make, specs()))
+    assert [call.spec for call in flaky.calls].count(bad) == 3
+
+
+def test_workers_that_never_become_ready_end_the_run():
+    flaky = FlakyRay(dies=lambda promise, calls: promise.spec is None)
+    with pytest.raises(DataError, match=r"lost its worker 3 times .* the same installation"):
+        list(ray_engine._run(flaky, flaky.make, specs()))
+
+
+def test_a_worker_that_finds_no_place_keeps_no_shard_from_the_others():
+    flaky = FlakyRay(hangs=lambda promise: promise.worker == 2)
+    assert sum(ray_engine._run(flaky, flaky.make, specs())) == 100
+    assert sorted(flaky.killed) == [1, 2]
 
 
 @pytest.mark.parametrize("engine", ["rays", "ray:", "local:1", "spark"])
