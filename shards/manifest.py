@@ -146,7 +146,9 @@ def _read_object(path: Location, remedy: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {remedy}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): see that you may read it, and that its place can be reached"
+        ) from error
     try:
         value = json.loads(text) if len(text) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError) as error:
