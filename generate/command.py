@@ -268,8 +268,8 @@ def _recipe_from_file(
         name = generator_name
     elif not is_registered(name):
         raise DataError(
-            f"{path} names generator {name!r}, which is not registered; a recipe cannot say what code to run: "
-            f"if you trust it, repeat it as --generator"
+            f"{path} names generator {name!r}, which is not registered; a recipe cannot say what code to run or "
+            f"model to load: if you trust it, repeat it as --generator"
         )
     return recipe, _load(name, weights, arguments)
 

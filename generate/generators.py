@@ -30,7 +30,8 @@ class LoadedGenerator:
 
     Attributes:
         spec: What it was loaded by, a registered name or ``module:factory``; a recipe names it so.
-        arguments: The ``--generator-arg`` strings given to its factory.
+        arguments: What a recipe records of the ``--generator-arg`` strings given to its factory: all of them,
+            unless it has ``recipe_arguments``.
         name: Its own name, by default its class.
         latent_dim: Size D of a latent.
         image_shape: (C, H, W) of an image, C in {1, 3}.
@@ -52,7 +53,7 @@ class LoadedGenerator:
     def __init__(self, plug_in: Any, *, spec: str, arguments: Mapping[str, str]) -> None:
         self.plug_in = plug_in
         self.spec = spec
-        self.arguments = dict(arguments)
+        self.arguments = dict(getattr(plug_in, "recipe_arguments", arguments))
         for attribute in ("latent_dim", "image_shape", "render"):
             if not hasattr(plug_in, attribute):
                 raise DataError(
@@ -230,13 +231,23 @@ def is_registered(spec: str) -> bool:
     return spec in known_generators()
 
 
+def is_model_of_registered(spec: str) -> bool:
+    """Whether it is ``name:MODEL`` of a registered generator that takes a model, such as ``diffusers:PATH-or-ID``."""
+    registered = known_generators()
+    family, colon, _ = spec.partition(":")
+    if spec in registered or not colon or family not in registered:
+        return False
+    return "model" in inspect.signature(registered[family].load()).parameters
+
+
 def load_generator(
     spec: str, *, weights: Path | None = None, arguments: Mapping[str, str] | None = None
 ) -> LoadedGenerator:
     """Build a generator on the CPU.
 
     Args:
-        spec: A registered name, or ``package.module:factory``, which is also looked for in the working directory.
+        spec: A registered name; one that takes a model, as ``name:MODEL``, a folder or what else it knows; or
+            ``package.module:factory``, which is also looked for in the working directory.
         weights: Handed to the factory.
         arguments: Keyword arguments of the factory, strings.
 
@@ -248,12 +259,17 @@ def load_generator(
     if weights is not None and not weights.exists():
         raise DataError(f"generator {spec}: there are no weights at {weights}")
     factory = _factory(spec)
+    given = dict(arguments)
+    if is_model_of_registered(spec):
+        family, _, model = spec.partition(":")
+        given["model"] = model
+        spec = family if Path(model).is_dir() else spec  # a recipe holds no path of this machine
     try:
-        inspect.signature(factory).bind(weights=weights, **arguments)
+        inspect.signature(factory).bind(weights=weights, **given)
     except TypeError as error:
         raise DataError(f"generator {spec}: {error}; it takes {_parameters(factory)}") from error
     try:
-        plug_in = factory(weights=weights, **arguments)
+        plug_in = factory(weights=weights, **given)
     except DataError:
         raise
     except Exception as error:  # a plug-in cannot know DataError, whatever it finds wrong with weights or arguments
@@ -264,6 +280,8 @@ def load_generator(
 def _factory(spec: str) -> Callable[..., Any]:
     registered = known_generators()
     module_name, _, factory_name = spec.partition(":")
+    if is_model_of_registered(spec):
+        return registered[module_name].load()
     if spec not in registered and not (factory_name and all(part.isidentifier() for part in module_name.split("."))):
         raise DataError(
             f"there is no generator {spec!r}; registered: {', '.join(registered)} (genrep-generators list); "

@@ -54,7 +54,7 @@ def _row(name: str, entry: "EntryPoint") -> tuple[str, ...]:
     except Exception as error:  # one broken plug-in must not hide the others
         return (name, f"could not be imported: {type(error).__name__}", *[""] * (len(COLUMNS) - 2))
     about = getattr(module, "ABOUT", {}).get(name, {})
-    return (name, *(str(about.get(column, "")) for column in COLUMNS[1:]))
+    return tuple(str(about.get(column, name if column == "name" else "")) for column in COLUMNS)
 
 
 @main.command("check")

@@ -65,6 +65,19 @@ def test_the_example_generator_keeps_the_protocol_and_generates(tmp_path):
     assert (tmp_path / "rings-set" / "manifest.json").exists()
 
 
+def cells(text):
+    """The rows of the Markdown tables in a text, without their padding."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if set("".join(row)) - set("-")]
+
+
+def test_the_readme_lists_the_generators_as_the_command_does(tmp_path):
+    listed = run("genrep-generators list", tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    section = README.split("\n## Generators\n")[1].split("\n## ")[0]
+    assert cells(section) == cells(listed.stdout)
+
+
 def test_the_readme_maps_every_file():
     files = [
         file.relative_to(ROOT / part).as_posix()

@@ -4,7 +4,7 @@ from click.testing import CliRunner
 from stub_generators import Mapped, Noisy, Stub, Unconditional
 from torch import nn
 
-from genrep.generate import bigbigan, biggan, procedural, stylegan2
+from genrep.generate import bigbigan, biggan, diffusion, fashion, procedural, stylegan2
 from genrep.generate.biggan import deep_128
 from genrep.generate.check import check
 from genrep.generate.generators import LoadedGenerator, known_generators, load_generator
@@ -24,20 +24,29 @@ def test_a_generator_that_keeps_the_protocol_passes(plug_in):
     assert broken(plug_in()) == []
 
 
-@pytest.mark.parametrize(
-    ("factory", "arguments"),
-    [
-        ("biggan:deep_128", {"config": "tiny"}),
-        ("bigbigan:bigbigan", {"config": "tiny"}),
-        ("stylegan2:stylegan2", {"config": "tiny"}),
-        ("stylegan2:stylegan2", {"config": "tiny-classes", "noise": "seeded", "rows": "4-23"}),
-        ("procedural:dead_leaves", {"size": "32"}),
-        ("procedural:stylegan_oriented", {"size": "32"}),
-    ],
-)
-def test_every_built_in_adapter_passes_with_random_weights(factory, arguments):
-    generator = load_generator(f"genrep.generate.{factory}", arguments=arguments)
+TINY = [
+    ("bigbigan", {"config": "tiny"}),
+    ("biggan-deep-128", {"config": "tiny"}),
+    ("biggan-deep-256", {"config": "tiny"}),
+    ("biggan-deep-512", {"config": "tiny"}),
+    ("diffusers", {"config": "tiny", "steps": "2"}),
+    ("fashion", {}),
+    ("fashion-null", {}),
+    ("procedural:dead-leaves", {"size": "32"}),
+    ("procedural:stylegan-oriented", {"size": "32"}),
+    ("stylegan2", {"config": "tiny"}),
+    ("stylegan2", {"config": "tiny-classes", "noise": "seeded", "rows": "4-23"}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), TINY)
+def test_every_built_in_generator_passes_without_a_download(name, arguments):
+    generator = load_generator(name, arguments=arguments)
     assert [finding for finding in check(generator) if finding.passed is False] == []
+
+
+def test_every_registered_generator_is_among_those_checked():
+    assert {name for name, _ in TINY} == set(known_generators())
 
 
 def test_claims_that_do_not_apply_are_neither_passed_nor_failed():
@@ -244,14 +253,15 @@ def test_the_list_is_a_markdown_table_of_every_registered_generator():
     header, rule, *rows = result.output.splitlines()
     assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
     assert set(rule) == {"|", "-"}
-    assert [row.split("|")[1].strip() for row in rows] == list(known_generators())
+    names = [row.split("|")[1].strip() for row in rows]
+    assert [name.removesuffix(":PATH-or-ID") for name in names] == list(known_generators())
     assert {len(line) for line in (header, rule, *rows)} == {len(header)}
 
 
-@pytest.mark.parametrize("module", [biggan, bigbigan, procedural, stylegan2])
+@pytest.mark.parametrize("module", [biggan, bigbigan, diffusion, fashion, procedural, stylegan2])
 def test_the_list_says_everything_about_the_built_in_adapters(module):
     for facts in module.ABOUT.values():
-        assert set(facts) == set(COLUMNS[1:])
+        assert set(facts) | {"name"} == set(COLUMNS)
         assert all(facts.values())
 
 
