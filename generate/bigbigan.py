@@ -4,17 +4,20 @@ The port (lukemelas/pytorch-pretrained-gans) keeps DeepMind's weights in a BigGA
 The latent is hierarchical: its first block makes the 4 x 4 beginning, each further block conditions one stage.
 """
 
+import copy
 import itertools
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrep.generate.fingerprint import fingerprint
+from genrep.generate.folding import ConditionalAffine, channels_last, doubling_conv
 from genrep.generate.latents import PRIORS
 from genrep.generate.unpickling import load_strictly, load_tensors
 from genrep.generate.untrained import normal_tensors
@@ -59,6 +62,7 @@ class _Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, condition: int) -> None:
         super().__init__()
+        self.up = nn.Upsample(scale_factor=2)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_sc = nn.Conv2d(in_channels, out_channels, 1)
@@ -66,7 +70,7 @@ class _Block(nn.Module):
         self.bn2 = _ConditionalNorm(out_channels, condition)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.conv1(F.interpolate(F.relu(self.bn1(x, condition)), scale_factor=2))
+        h = self.conv1(self.up(F.relu(self.bn1(x, condition))))
         h = self.conv2(F.relu(self.bn2(h, condition)))
         # a 1 x 1 convolution and nearest-neighbour doubling commute; this order computes a quarter
         return h + F.interpolate(self.conv_sc(x), scale_factor=2)
@@ -172,6 +176,30 @@ class BigBiGan:
     def render(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """Latents (B, D) -> float images (B, 3, H, W) in [-1, 1]."""
         return self.network(latents)
+
+    def folded(self) -> "BigBiGan":
+        """For rendering."""
+        result = copy.copy(self)
+        result.network = _folded(self.network)
+        return result
+
+
+def _folded(network: Network) -> Network:
+    """A copy with batch norms and the biases before them as one multiply-add, and doubling as a part of ``conv1``."""
+    result = copy.deepcopy(network)
+    for block in result.blocks:
+        residual: Any = next(block.children())
+        before = residual.conv1.bias
+        residual.up, residual.conv1 = nn.Identity(), doubling_conv(residual.conv1)
+        residual.bn1 = _affine(residual.bn1, before=None)
+        residual.bn2 = _affine(residual.bn2, before=before)
+    channels_last(result)
+    return result
+
+
+def _affine(norm: _ConditionalNorm, *, before: Tensor | None) -> ConditionalAffine:
+    mean, var = norm.stored_mean, norm.stored_var
+    return ConditionalAffine(norm.gain, norm.bias, mean=mean, var=var, eps=_EPSILON, before=before)
 
 
 def _network(state: Mapping[str, Tensor], *, source: str) -> Network:

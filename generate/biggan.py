@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrep.generate import imagenet
+from genrep.generate.biggan_folded import FoldedBigGan
 from genrep.generate.fingerprint import fingerprint
 from genrep.generate.unpickling import load_strictly, load_tensors
 from genrep.generate.untrained import normal_tensors
@@ -106,6 +107,10 @@ class BigGanDeep:
             raise ValueError(f"{self.name} is conditional: it needs labels")
         one_hot = F.one_hot(labels, self.num_classes).to(latents.dtype)
         return self.model(self.truncation * latents, one_hot, self.truncation)
+
+    def folded(self) -> FoldedBigGan:
+        """For rendering at the present truncation."""
+        return FoldedBigGan(self.model, self.truncation)
 
 
 def interpolate(table: Tensor, truncation: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Does a generator keep the protocol? One finding a claim, each with the figures that decided it."""
 
+import copy
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genrep.generate.folding import folded
 from genrep.generate.generators import LoadedGenerator
 from genrep.generate.latents import anchor_latents, class_labels, noise_seeds
+from genrep.shards.errors import DataError
 
 MICRO_BATCH = 4
 GREY_LEVEL = 1 / 127.5  # of images in [-1, 1]
@@ -42,23 +45,27 @@ class _NotApplicableError(Exception):
 
 
 def check(generator: LoadedGenerator, *, device: str | torch.device = "cpu") -> Iterator[Finding]:
-    """Try every claim of the protocol on a micro-batch of four anchors; about 25 renderings of it."""
-    generator.to(device)
-    generator.set_truncation(1.0)
+    """Try every claim of the protocol on a micro-batch of four anchors; about 30 renderings of it."""
     subject = _Subject(generator, torch.device(device))
+    ready = _finding("device and truncation", _is_set_up, subject)
+    yield ready
+    if not ready.passed:
+        return  # whatever came next would say the same
     for claim, test in _CLAIMS.items():
-        try:
-            finding = Finding(claim, True, test(subject))
-        except _NotApplicableError as reason:
-            finding = Finding(claim, None, str(reason))
-        except _BrokenError as fault:
-            finding = Finding(claim, False, str(fault))
-        except Exception as error:  # the plug-in's own code runs in every test
-            finding = Finding(claim, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
-        finally:
-            generator.set_truncation(1.0)
-        yield finding
+        yield _finding(claim, test, subject)
+        generator.set_truncation(1.0)
     yield _images_per_second(subject)
+
+
+def _finding(claim: str, test: "Callable[[_Subject], str]", subject: "_Subject") -> Finding:
+    try:
+        return Finding(claim, True, test(subject))
+    except _NotApplicableError as reason:
+        return Finding(claim, None, str(reason))
+    except _BrokenError as fault:
+        return Finding(claim, False, str(fault))
+    except Exception as error:  # the plug-in's own code runs in every test
+        return Finding(claim, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
 class _Subject:
@@ -95,10 +102,13 @@ class _Subject:
         return self.render(self.generator.prior_scale(truncation) * self.latents, labels)
 
     def modules(self) -> list[nn.Module]:
-        plug_in = self.generator.plug_in
-        if isinstance(plug_in, nn.Module):
-            return [plug_in]
-        return [value for value in getattr(plug_in, "__dict__", {}).values() if isinstance(value, nn.Module)]
+        return list(self.generator.modules().values())
+
+    def folded(self) -> "_Subject":
+        """The same inputs, rendered by the generator as it is folded at its present truncation."""
+        result = copy.copy(self)
+        result.generator = folded(self.generator)
+        return result
 
 
 def _greatest(difference: Tensor) -> float:
@@ -110,6 +120,13 @@ def _levels(difference: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- claims
+
+
+def _is_set_up(subject: _Subject) -> str:
+    subject.generator.to(subject.device)
+    for truncation in (0.5, 1.0):
+        subject.generator.set_truncation(truncation)
+    return f"on {subject.device}, truncation 1"
 
 
 def _shape_and_type(subject: _Subject) -> str:
@@ -176,19 +193,27 @@ def _grouping(subject: _Subject) -> str:
 
 
 def _state(subject: _Subject) -> str:
-    def snapshot() -> tuple[list[Tensor], Tensor, Any, Any]:
-        tensors = [t.detach().clone() for module in subject.modules() for t in module.state_dict().values()]
-        numpy_state: Any = np.random.get_state()
-        return tensors, torch.get_rng_state(), numpy_state[1], random.getstate()
+    def tensors() -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in subject.generator.tensors().items()}
 
-    before = snapshot()
+    def random_numbers() -> list[Any]:
+        numpy_state: Any = np.random.get_state()
+        states = [torch.get_rng_state().tolist(), numpy_state[1].tolist(), random.getstate()]
+        if subject.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(subject.device).tolist())
+        return states
+
+    tensors_before, random_before = tensors(), random_numbers()
     subject.render()
-    after = snapshot()
-    if any(not torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True)):
-        raise _BrokenError("rendering changes the network's tensors; images then depend on what was rendered before")
-    if not (torch.equal(before[1], after[1]) and np.array_equal(before[2], after[2]) and before[3] == after[3]):
+    after = tensors()
+    changed = [name for name in after if not torch.equal(after[name], tensors_before.get(name, torch.empty(0)))]
+    if changed:
+        raise _BrokenError(
+            f"rendering changes the generator's {changed[0]}; images then depend on what was rendered before"
+        )
+    if random_numbers() != random_before:
         raise _BrokenError("rendering draws from global random numbers; take noise_seeds instead")
-    return f"{len(before[0])} tensors and the global random numbers are as before"
+    return f"{len(after)} tensors and the global random numbers are as before"
 
 
 def _latent_matters(subject: _Subject) -> str:
@@ -282,6 +307,28 @@ def _mapped(subject: _Subject) -> str:
     )
 
 
+def _folding(subject: _Subject) -> str:
+    """As ``--fold`` renders, at both ends of the truncation."""
+    generator = subject.generator
+    worst = 0.0
+    for truncation in (1.0, 0.5):
+        plain = subject.render_truncated(truncation)
+        latents = generator.prior_scale(truncation) * subject.latents
+        try:
+            by_folded = subject.folded().render(latents)
+        except DataError as error:
+            if hasattr(generator.plug_in, "folded"):
+                raise _BrokenError(str(error)) from error
+            raise _NotApplicableError(str(error)) from error
+        moved = _greatest(subject.render(latents) - plain)
+        if moved > 0:
+            raise _BrokenError(f"folding changes the generator itself: its images move by {_levels(moved)}")
+        worst = max(worst, _greatest(by_folded - plain))
+    if not worst <= GREY_LEVEL:
+        raise _BrokenError(f"folded images differ from the plain ones by {_levels(worst)}; at most 1 is allowed")
+    return f"folded images differ from the plain ones by {_levels(worst)}"
+
+
 def _gradient(subject: _Subject) -> str:
     latents = subject.latents.clone().requires_grad_()
     subject.generator.render(latents, subject.labels, subject.noise).float().square().sum().backward()
@@ -312,21 +359,35 @@ _CLAIMS: dict[str, Callable[[_Subject], str]] = {
     "truncation can be set back": _truncation_returns,
     "noise by seed": _noise,
     "intermediate latents": _mapped,
+    "folded": _folding,
     "gradient to the latents": _gradient,
     "fingerprint": _fingerprint,
 }
 
 
 def _images_per_second(subject: _Subject) -> Finding:
-    start, count = time.perf_counter(), 0
     try:
-        while count == 0 or time.perf_counter() - start < 0.5:
-            subject.render()
-            count += MICRO_BATCH
+        plain = _rate(subject)
     except Exception as error:  # already reported by the first claim
         return Finding("speed", None, f"not measured: {type(error).__name__}")
-    rate = count / (time.perf_counter() - start)
-    return Finding("speed", None, f"{rate:.3g} images/s on {subject.device}, {torch.get_num_threads()} threads")
+    try:
+        when_folded = f"{_rate(subject.folded()):.3g}"
+    except Exception:
+        when_folded = "not possible"
+    threads = torch.get_num_threads()
+    return Finding(
+        "speed", None, f"{plain:.3g} images/s on {subject.device}, {threads} threads; with --fold {when_folded}"
+    )
+
+
+def _rate(subject: _Subject) -> float:
+    """Images a second."""
+    subject.render()  # a first call may have to prepare
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < 0.5:
+        subject.render()
+        count += MICRO_BATCH
+    return count / (time.perf_counter() - start)
 
 
 @contextmanager

@@ -36,6 +36,9 @@ RECIPE_OPTIONS = (
     "quality",
     "resize",
     "dtype",
+    "folding",
+    "compile",
+    "backend",
     "micro_batch",
 )
 
@@ -118,6 +121,15 @@ RECIPE_OPTIONS = (
     show_default=True,
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Arithmetic of the network.",
+)
+@click.option("--fold", "folding", is_flag=True, help="Compute once what is constant at inference: faster.")
+@click.option("--compile", is_flag=True, help="Run the network through torch.compile; needs a C++ compiler on a CPU.")
+@click.option(
+    "--backend",
+    default="torch",
+    show_default=True,
+    type=click.Choice(["torch", "onnxruntime"]),
+    help="What runs the network; onnxruntime on a CPU only (pip install 'genrep[onnx]').",
 )
 @click.option(
     "--micro-batch", type=click.IntRange(min=1), help="Images rendered at once.  [default: 8-64 by image size]"

@@ -30,6 +30,9 @@ def make_recipe(
     quality: int | None = None,
     resize: int | None = None,
     dtype: str = "float32",
+    folding: bool = False,
+    compile: bool = False,
+    backend: str = "torch",
     micro_batch: int | None = None,
     fresh_noise: bool = False,
 ) -> Recipe:
@@ -46,6 +49,9 @@ def make_recipe(
         image_format: ``"png"``, ``"jpg"`` or ``"webp"``; by default after the image size.
         quality: 1-100; by default 95 for jpg, lossless for webp.
         resize: Short side in pixels, at most the generator's.
+        folding: Compute once what is constant at inference.
+        compile: Run the network through ``torch.compile``.
+        backend: ``"torch"`` or ``"onnxruntime"``.
         micro_batch: Images rendered at once; by default after the image size.
 
     Raises:
@@ -81,7 +87,14 @@ def make_recipe(
         std=std,
         walks=_walks_for(generator, views, latent_space, walks),
         classes=None if classes is None else tuple(classes),
-        render=RenderRecipe(dtype=dtype, micro_batch=micro_batch, fresh_noise=fresh_noise),
+        render=RenderRecipe(
+            dtype=dtype,
+            micro_batch=micro_batch,
+            backend=backend,
+            folding=folding,
+            compile=compile,
+            fresh_noise=fresh_noise,
+        ),
         image=ImageRecipe(
             format=image_format,
             quality=DEFAULT_JPEG_QUALITY if image_format == "jpg" and quality is None else quality,

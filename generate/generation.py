@@ -1,5 +1,6 @@
 """Generate a data set: the shards that are missing, rendered and written; then, once all are there, the manifest."""
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +10,10 @@ from typing import Any
 from genrep.generate.defaults import check_fit
 from genrep.generate.generators import LoadedGenerator, is_registered, load_generator
 from genrep.generate.recipe import Recipe
+from genrep.shards import atomic
 from genrep.shards.batch import Batch
 from genrep.shards.errors import DataError
-from genrep.shards.layout import MANIFEST, ShardSpec, plan_shards
+from genrep.shards.layout import MANIFEST, RECIPE, ShardSpec, plan_shards
 from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import Manifest
 from genrep.shards.table import read_facts
@@ -85,31 +87,39 @@ def generate(
     from genrep.generate.render import Renderer, render_environment, render_settings
 
     folder = location(out)
-    writer = DatasetWriter(folder, recipe.to_json(), licence=generator.licence, encode_workers=encode_workers)
-    specs = plan_shards(recipe.num_samples, recipe.shard_size)
-    own = specs[rank.rank :: rank.world]
-    missing = {spec.name for spec in writer.missing_shards()}
-    finished = [spec for spec in specs if spec.name not in missing]
-    total = sum(spec.count for spec in own)
-    done = sum(spec.count for spec in own if spec.name not in missing)
 
-    def reported(batches: Iterator[Batch]) -> Iterator[Batch]:
-        nonlocal done
-        for batch in batches:
-            yield batch
-            done += len(batch.labels)
-            if progress:
-                progress(done, total)
+    @functools.cache
+    def renderer() -> Renderer:
+        return Renderer(generator, recipe, device=device)
 
-    if progress:
-        progress(done, total)
     with render_settings(recipe):
-        environment = render_environment(device)
+        with atomic.reported(folder):
+            is_claimed = (folder / RECIPE).exists()
+        if not is_claimed:
+            renderer()  # what cannot be rendered claims no folder
+        writer = DatasetWriter(folder, recipe.to_json(), licence=generator.licence, encode_workers=encode_workers)
+        specs = plan_shards(recipe.num_samples, recipe.shard_size)
+        own = specs[rank.rank :: rank.world]
+        missing = {spec.name for spec in writer.missing_shards()}
+        finished = [spec for spec in specs if spec.name not in missing]
+        total = sum(spec.count for spec in own)
+        done = sum(spec.count for spec in own if spec.name not in missing)
+
+        def reported(batches: Iterator[Batch]) -> Iterator[Batch]:
+            nonlocal done
+            for batch in batches:
+                yield batch
+                done += len(batch.labels)
+                if progress:
+                    progress(done, total)
+
+        if progress:
+            progress(done, total)
+        environment = render_environment(device, recipe)
         _warn_of_another_environment(folder, finished, environment)
-        renderer = Renderer(generator, recipe, device=device)
         for spec in own:
             if spec.name in missing:
-                writer.write_shard(spec, reported(renderer.batches(spec.first, spec.count)), environment)
+                writer.write_shard(spec, reported(renderer().batches(spec.first, spec.count)), environment)
     return None if writer.missing_shards() else writer.finish()
 
 

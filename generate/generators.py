@@ -81,11 +81,11 @@ class LoadedGenerator:
         self._latent_blocks = tuple(int(size) for size in getattr(plug_in, "latent_blocks", (self.latent_dim,)))
         self._check()
         self.left_in_training = tuple(
-            name for name, module in self._modules().items() if any(part.training for part in module.modules())
+            name for name, module in self.modules().items() if any(part.training for part in module.modules())
         )
-        for module in self._modules().values():
+        for module in self.modules().values():
             module.eval().requires_grad_(False)
-        self.num_bytes = sum(tensor.nbytes for tensor in self._tensors().values())
+        self.num_bytes = sum(tensor.nbytes for tensor in self.tensors().values())
         self._fingerprint = plug_in.fingerprint() if hasattr(plug_in, "fingerprint") else self._default_fingerprint()
 
     def fingerprint(self) -> str:
@@ -137,9 +137,28 @@ class LoadedGenerator:
         if hasattr(self.plug_in, "to"):
             self.plug_in.to(device)
         else:
-            for module in self._modules().values():
+            for module in self.modules().values():
                 module.to(device)
         return self
+
+    def modules(self) -> "dict[str, torch.nn.Module]":
+        """The networks that the plug-in holds, by attribute; itself under no name if it is one."""
+        return modules_of(self.plug_in)
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """Every tensor and numeric array that the plug-in holds."""
+        import torch
+
+        tensors = {
+            name: torch.as_tensor(value)
+            for name, value in _attributes(self.plug_in)
+            if isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+        }
+        for prefix, module in self.modules().items():
+            for key, tensor in module.state_dict().items():
+                if isinstance(tensor, torch.Tensor):  # "extra state" may be anything
+                    tensors[f"{prefix}.{key}"] = tensor
+        return tensors
 
     def _call(
         self,
@@ -172,13 +191,6 @@ class LoadedGenerator:
                 "name every class or none"
             )
 
-    def _modules(self) -> "dict[str, torch.nn.Module]":
-        from torch import nn
-
-        if isinstance(self.plug_in, nn.Module):
-            return {"": self.plug_in}
-        return {name: value for name, value in _attributes(self.plug_in) if isinstance(value, nn.Module)}
-
     def _default_fingerprint(self) -> str:
         """sha256 over the configuration (protocol attributes, arguments, numbers it holds) and every tensor.
 
@@ -200,22 +212,15 @@ class LoadedGenerator:
             "arguments": self.arguments,
             "numbers": numbers,
         }
-        return fingerprint(self._tensors(), configuration)
+        return fingerprint(self.tensors(), configuration)
 
-    def _tensors(self) -> "dict[str, Tensor]":
-        """Every tensor and numeric array that the plug-in holds."""
-        import torch
 
-        tensors = {
-            name: torch.as_tensor(value)
-            for name, value in _attributes(self.plug_in)
-            if isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
-        }
-        for prefix, module in self._modules().items():
-            for key, tensor in module.state_dict().items():
-                if isinstance(tensor, torch.Tensor):  # "extra state" may be anything
-                    tensors[f"{prefix}.{key}"] = tensor
-        return tensors
+def modules_of(plug_in: Any) -> "dict[str, torch.nn.Module]":
+    from torch import nn
+
+    if isinstance(plug_in, nn.Module):
+        return {"": plug_in}
+    return {name: value for name, value in _attributes(plug_in) if isinstance(value, nn.Module)}
 
 
 def _attributes(plug_in: Any) -> list[tuple[str, Any]]:

@@ -58,7 +58,7 @@ class Worker:
         recipe = self._recipe.to_json()
         self._writer = DatasetWriter(self._out, recipe, licence=generator.licence, encode_workers=self._encode_workers)
         self._renderer = Renderer(generator, self._recipe, device=device)
-        self._environment = render_environment(device)
+        self._environment = render_environment(device, self._recipe)
 
     def write(self, spec: ShardSpec) -> int:
         """Write a shard unless it is there; returns its number of samples."""

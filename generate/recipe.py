@@ -17,6 +17,7 @@ from genrep.shards.errors import DataError
 from genrep.shards.layout import FORMAT, MAX_SAMPLES
 
 DTYPES = ("float32", "bfloat16", "float16")
+BACKENDS = ("torch", "onnxruntime")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 MAX_SHARD_SIZE = 1 << 20  # a shard lies in memory until it is whole
 MAX_VIEWS = 1000
@@ -52,7 +53,10 @@ class GeneratorRecipe:
 
 @dataclass(frozen=True)
 class RenderRecipe:
-    """How the network runs; a change may change pixels by rounding, so it is part of the identity."""
+    """How the network runs; a change may change pixels by rounding, so it is part of the identity.
+
+    ``folding``: what is constant at inference is computed once, see :mod:`genrep.generate.folding`.
+    """
 
     dtype: str
     micro_batch: int
@@ -208,9 +212,10 @@ def _complaints(recipe: Recipe) -> list[str]:
     within("micro_batch", render.micro_batch, 1, 4096)
     within("threads", render.threads, 1, 1024)
     among("dtype", render.dtype, DTYPES)
+    among("backend", render.backend, BACKENDS)
     require(
-        (render.backend, render.folding, render.compile) == ("torch", False, False),
-        "this version renders with backend torch, without folding and compile",
+        render.backend == "torch" or (render.dtype, render.compile) == ("float32", False),
+        f"backend {render.backend} renders in float32 and compiles by itself: leave dtype and compile out",
     )
     if render.micro_batch > 0 and recipe.shard_size % render.micro_batch:
         found.append(

@@ -15,98 +15,130 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrep.generate.backends import backend_environment, rendering
 from genrep.generate.generators import LoadedGenerator
 from genrep.generate.recipe import Recipe
 from genrep.generate.samples import Drawn, describe_samples, draw_samples, strength_columns
+from genrep.generate.streams import CudaDevice, to_device, to_host
 from genrep.shards.batch import Batch
 from genrep.shards.errors import DataError
+
+_Rows = tuple[Drawn, list[dict[str, Any]], slice]  # drawn samples, their .json members, and which of them
 
 _DRAWN_AT_ONCE = 4096  # samples: numpy's cost a call vanishes, and memory does not grow with the shard
 
 
 class Renderer:
-    """A generator on its device, set up as a recipe says. Not for two recipes at once."""
+    """A generator on its device, set up as a recipe says. Not for two recipes at once.
+
+    Making one raises DataError if the generator cannot be run as the recipe says.
+    """
 
     def __init__(self, generator: LoadedGenerator, recipe: Recipe, *, device: str | torch.device = "cpu") -> None:
         self._generator = generator.to(device)
         self._recipe = recipe
         self._device = torch.device(device)
         generator.set_truncation(recipe.generator.truncation)
+        self._render = rendering(generator, recipe, self._device)
+        if recipe.render.compile:
+            next(self.batches(0, 1))  # compiles, or fails before anything is written
 
     def batches(self, first: int, count: int) -> Iterator[Batch]:
-        """Samples first .. first + count - 1, one batch a micro-batch; ``first`` a multiple of the micro-batch."""
+        """Samples first .. first + count - 1, one batch a micro-batch; ``first`` a multiple of the micro-batch.
+
+        On a GPU a batch comes while the next ones are being rendered, see :mod:`genrep.generate.streams`.
+        """
         size = self._recipe.render.micro_batch
         if first % size:
             raise ValueError(f"first must be a multiple of the micro-batch {size}, got {first}")
-        drawn_at_once = max(_DRAWN_AT_ONCE // size, 1) * size
-        for start in range(first, first + count, drawn_at_once):
-            yield from self._batches_of(range(start, min(start + drawn_at_once, first + count)))
-
-    def _batches_of(self, indices: range) -> Iterator[Batch]:
-        size = self._recipe.render.micro_batch
-        in_w = self._recipe.generator.latent_space != "z"
-        drawn = draw_samples(self._recipe, indices, map_latents=self._map if in_w else None)
-        meta, columns = describe_samples(self._recipe, drawn), strength_columns(drawn)
-        for start in range(0, len(indices), size):
-            rows = slice(start, min(start + size, len(indices)))
-            yield Batch(
-                first=indices[start],
-                images=self._images(drawn, rows),
-                latents=drawn.latents[rows],
-                labels=drawn.labels[rows],
-                meta=meta[rows],
-                columns={name: values[rows] for name, values in columns.items()},
-            )
-
-    @torch.inference_mode()
-    def _images(self, drawn: Drawn, rows: slice) -> NDArray[np.uint8]:
-        """uint8 (B, 1+K, H, W, C) of one micro-batch, B at most its size."""
-        image = self._recipe.image
-        count = rows.stop - rows.start
-        result = np.empty((count, 1 + self._recipe.num_views, image.height, image.width, image.channels), np.uint8)
-        in_w = self._recipe.generator.latent_space != "z"
-        render = self._generator.render_mapped if in_w else self._generator.render
-        labels = self._labels(drawn.labels[rows])
-        for view in range(result.shape[1]):
-            latents = self._padded(drawn.latents[rows, view])
-            noise_seeds = self._padded(drawn.noise_seeds[rows, view])
-            with self._precision():
-                images = render(latents, labels, noise_seeds)
-            if tuple(images.shape[1:]) != self._generator.image_shape or len(images) != len(latents):
-                raise DataError(
-                    f"generator {self._generator.spec} rendered shape {tuple(images.shape)} for {len(latents)} "
-                    f"latents; its image_shape is {self._generator.image_shape}"
-                )
-            if not torch.isfinite(images).all():
+        device = CudaDevice(self._device) if self._device.type == "cuda" else None
+        for (drawn, meta, rows), (images, finite) in to_host(self._launched(first, count), device):
+            if not finite.all():
                 raise DataError(
                     f"generator {self._generator.spec} rendered values that are no numbers, at or after sample "
                     f"{drawn.indices[rows.start]}; genrep-generators check looks for the cause"
                 )
-            pixels = to_pixels(_shrunk(images[:count], image.height, image.width))
-            result[:, view] = pixels.cpu().numpy()
-        return result
+            yield Batch(
+                first=int(drawn.indices[rows.start]),
+                images=images[: rows.stop - rows.start],
+                latents=drawn.latents[rows],
+                labels=drawn.labels[rows],
+                meta=meta[rows],
+                columns={name: values[rows] for name, values in strength_columns(drawn).items()},
+            )
+
+    def _launched(self, first: int, count: int) -> Iterator[tuple[_Rows, tuple[Tensor, Tensor]]]:
+        """Every micro-batch: where it comes from, and its images as :meth:`_images` gives them."""
+        size = self._recipe.render.micro_batch
+        in_w = self._recipe.generator.latent_space != "z"
+        drawn_at_once = max(_DRAWN_AT_ONCE // size, 1) * size
+        for start in range(first, first + count, drawn_at_once):
+            indices = range(start, min(start + drawn_at_once, first + count))
+            drawn = draw_samples(self._recipe, indices, map_latents=self._map if in_w else None)
+            meta = describe_samples(self._recipe, drawn)
+            # all at once, view by view: a copy for every rendering would have the host wait for the device each time
+            latents = self._padded(drawn.latents).transpose(0, 1).contiguous()
+            noise_seeds = self._padded(drawn.noise_seeds).T.contiguous()
+            labels = self._labels(drawn.labels)
+            for place in range(0, len(indices), size):
+                full = slice(place, place + size)
+                images = self._images(
+                    latents[:, full].clone(),  # sums may depend on where in memory a batch begins
+                    None if labels is None else labels[full],
+                    noise_seeds[:, full],
+                )
+                yield (drawn, meta, slice(place, min(place + size, len(indices)))), images
+
+    @torch.inference_mode()
+    def _images(self, latents: Tensor, labels: Tensor | None, noise_seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels of a full micro-batch, uint8 (B, 1+K, H, W, C), and for each view whether its values are finite.
+
+        Args:
+            latents: (1+K, B, D).
+            labels: (B,) or None.
+            noise_seeds: (1+K, B).
+        """
+        image = self._recipe.image
+        views, size = latents.shape[:2]
+        shape = (size, views, image.height, image.width, image.channels)
+        pixels = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        finite = torch.empty(views, dtype=torch.bool, device=self._device)
+        for view in range(views):
+            with self._precision():
+                images = self._render(latents[view], labels, noise_seeds[view])
+            if tuple(images.shape[1:]) != self._generator.image_shape or len(images) != size:
+                raise DataError(
+                    f"generator {self._generator.spec} rendered shape {tuple(images.shape)} for {size} "
+                    f"latents; its image_shape is {self._generator.image_shape}"
+                )
+            finite[view] = torch.isfinite(images).all()
+            pixels[:, view] = to_pixels(_shrunk(images, image.height, image.width))
+        return pixels, finite
 
     @torch.inference_mode()
     def _map(self, latents: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         """Latents of z (N, D) -> of w or w+ (N, D'), in micro-batches like the images."""
         size, space = self._recipe.render.micro_batch, self._recipe.generator.latent_space
+        padded, all_labels = self._padded(latents), self._labels(labels)
         mapped = []
-        for start in range(0, len(latents), size):
+        for start in range(0, len(padded), size):
             rows = slice(start, start + size)
             with self._precision():
-                part = self._generator.map(self._padded(latents[rows]), self._labels(labels[rows]), latent_space=space)
-            mapped.append(part[: len(latents[rows])].float().cpu().numpy())
-        return np.concatenate(mapped)
+                part = self._generator.map(
+                    padded[rows].clone(), None if all_labels is None else all_labels[rows], latent_space=space
+                )
+            mapped.append(part.float().cpu().numpy())
+        return np.concatenate(mapped)[: len(latents)]
 
     def _labels(self, labels: NDArray[np.int64]) -> Tensor | None:
         return self._padded(labels) if self._recipe.generator.num_classes else None
 
     def _padded(self, rows: NDArray[Any]) -> Tensor:
-        """The rows on the device, the last one repeated up to the micro-batch."""
-        missing = self._recipe.render.micro_batch - len(rows)
+        """The rows on the device, the last one repeated up to a multiple of the micro-batch."""
+        missing = -len(rows) % self._recipe.render.micro_batch
         if missing:
             rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
+        return to_device(rows, self._device)
 
     def _precision(self) -> AbstractContextManager[Any]:
         name = self._recipe.render.dtype
@@ -140,7 +172,7 @@ def render_settings(recipe: Recipe) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def render_environment(device: str | torch.device) -> dict[str, Any]:
+def render_environment(device: str | torch.device, recipe: Recipe) -> dict[str, Any]:
     """What pixels depend on beside the recipe; recorded for every shard."""
     from genrep.shards.codec import codec_versions
 
@@ -149,4 +181,5 @@ def render_environment(device: str | torch.device) -> dict[str, Any]:
         processor = {"gpu": torch.cuda.get_device_name(device)}
     else:
         processor = {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    return {"torch": torch.__version__, "device": device.type, **processor, "tf32": False, "codec": codec_versions()}
+    libraries = {"torch": torch.__version__, **backend_environment(recipe, device)}
+    return {**libraries, "device": device.type, **processor, "tf32": False, "codec": codec_versions()}

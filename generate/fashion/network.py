@@ -1,9 +1,14 @@
 """The two small networks of the embedded generator: 28 x 28 grey garments, ten classes and a null mode."""
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+
+from genrep.generate.folding import ConditionalAffine, channels_last
 
 LATENT_DIM = 64
 EMBEDDING_DIM = 32
@@ -57,6 +62,21 @@ class Generator(nn.Module):
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = conv(F.relu(norm(x, cond)))
         return torch.tanh(x)
+
+
+def folded(network: Generator) -> Generator:
+    """A copy for rendering: batch norms and the biases before them become one multiply-add."""
+    result = copy.deepcopy(network)
+    norms: Any = network.norms
+    convs: Any = result.convs
+    before = None
+    for place, (norm, conv) in enumerate(zip(norms, convs, strict=True)):
+        mean, var, eps = norm.norm.running_mean, norm.norm.running_var, norm.norm.eps
+        result.norms[place] = ConditionalAffine(norm.gain, norm.bias, mean=mean, var=var, eps=eps, before=before)
+        if place + 1 < len(norms):
+            before, conv.bias = conv.bias, None
+    channels_last(result)
+    return result
 
 
 class Discriminator(nn.Module):

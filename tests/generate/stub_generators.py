@@ -111,6 +111,13 @@ class NotANumber(Unconditional):
         return torch.full((len(latents), *self.image_shape), float("nan"))
 
 
+class ByNumpy(Unconditional):
+    """No exporter can follow what it does."""
+
+    def render(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        return super().render(torch.from_numpy(latents.numpy().copy()), labels)
+
+
 def conditional(weights=None, *, gain: str = "1", salt: str = "0") -> Stub:
     return Stub(gain=float(gain), salt=int(salt))
 
@@ -145,6 +152,10 @@ def keeps_variance(weights=None) -> KeepsVariance:
 
 def not_a_number(weights=None) -> NotANumber:
     return NotANumber()
+
+
+def by_numpy(weights=None) -> ByNumpy:
+    return ByNumpy()
 
 
 def without_a_render(weights=None) -> object:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -130,6 +132,35 @@ class Stepped(Stub):
         return (8 * super().render(latents, labels)).round() / 8
 
 
+class Counting(Stub):
+    """Holds a tensor that is no network's."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = torch.zeros(1)
+
+    def render(self, latents, labels):
+        self.calls += 1
+        return super().render(latents, labels)
+
+
+class WronglyFolded(Stub):
+    def folded(self):
+        return Stub(gain=1.5)
+
+
+class SpoiltByFolding(Stub):
+    def folded(self):
+        result = Stub()
+        self.gain = 0.5
+        return result
+
+
+class NotFolded(Stub):
+    def folded(self):
+        raise RuntimeError("no truncation")
+
+
 class BadFingerprint(Stub):
     def fingerprint(self):
         return b"12"
@@ -147,6 +178,10 @@ class BadFingerprint(Stub):
         (Stepping, ["truncation is continuous"]),
         (Remembering, ["truncation can be set back"]),
         (Inconsistent, ["intermediate latents"]),
+        (Counting, ["rendering moves no state"]),
+        (WronglyFolded, ["folded"]),
+        (SpoiltByFolding, ["folded"]),
+        (NotFolded, ["folded"]),
         (Detached, ["gradient to the latents"]),
         (Stepped, ["gradient to the latents"]),
         (BadFingerprint, ["fingerprint"]),
@@ -167,6 +202,38 @@ def test_a_single_fault_breaks_its_claim_and_no_other(plug_in, claims):
 )
 def test_a_fault_that_shows_in_several_claims_breaks_its_own(plug_in, claim):
     assert claim in broken(plug_in())
+
+
+def test_a_generator_that_nobody_can_fold_keeps_the_protocol():
+    class Locked(Stub):
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot copy")
+
+    result = findings(Locked())
+    assert [claim for claim, finding in result.items() if finding.passed is False] == []
+    assert result["folded"].passed is None
+    assert "cannot be folded (TypeError: cannot copy)" in result["folded"].detail
+    assert result["speed"].detail.endswith("with --fold not possible")
+
+
+@pytest.mark.parametrize("method", ["to", "set_truncation"])
+def test_a_generator_that_cannot_be_set_up_is_one_finding(method):
+    def refusing(self, value):
+        raise RuntimeError("no")
+
+    result = findings(type("Refusing", (Stub,), {method: refusing})())
+    assert list(result) == ["device and truncation"]
+    assert (result["device and truncation"].passed, result["device and truncation"].detail) == (
+        False,
+        "RuntimeError: no",
+    )
+
+
+def test_what_folding_changes_is_reported_in_grey_levels():
+    finding = findings(deep_128(config="tiny"))["folded"]
+    assert finding.passed
+    told = re.fullmatch(r"folded images differ from the plain ones by (\S+) grey levels", finding.detail)
+    assert 0 < float(told[1]) < 0.01
 
 
 def test_another_noise_seed_is_measured():

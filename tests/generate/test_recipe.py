@@ -90,6 +90,8 @@ def test_resizing_keeps_the_proportions_of_an_image_that_is_not_square():
         ("conditional", {"image_format": "png", "quality": 90}, "png is lossless"),
         ("conditional", {"image_format": "jpg", "quality": 101}, "quality must lie in 1..100, got 101"),
         ("conditional", {"dtype": "float64"}, "dtype 'float64' is not known"),
+        ("conditional", {"backend": "onnxruntime", "compile": True}, "renders in float32 and compiles by itself"),
+        ("conditional", {"backend": "onnxruntime", "dtype": "bfloat16"}, "leave dtype and compile out"),
         ("conditional", {"resize": 9}, "resize to 9 px: the generator's short side is 8 px"),
         ("conditional", {"seed": -1}, "seed must lie in 0..18446744073709551615, got -1"),
     ],
@@ -164,7 +166,8 @@ def edited(plain, path, value):
         ("generator.arguments", {"a": 1}, "recipe.generator.arguments.a"),
         ("generator.prior", "cauchy", "prior 'cauchy' is not known"),
         ("render.micro_batch", 0, "micro_batch must lie in 1..4096, got 0"),
-        ("render.backend", "os:mkdir", "renders with backend torch"),
+        ("render.backend", "os:mkdir", "backend 'os:mkdir' is not known; known: torch, onnxruntime"),
+        ("render.folding", "yes", "recipe.render.folding: 'yes' is not of the type bool"),
         ("image.height", 10**9, "height must lie in 1..16384"),
         ("std", None, "views gauss need a std"),
         ("views", ["steer"], "steer views need walks"),
@@ -238,3 +241,11 @@ def test_the_folder_name_tells_the_recipe(generator, walks):
     assert name(views=("steer", "steer"), walks=walks).startswith("stub_generators-conditional-steerx2-n1000-seed0-")
     assert name(views=()).startswith("stub_generators-conditional-none-n1000")
     assert name() == name() != name(truncation=0.5)
+
+
+@pytest.mark.parametrize("option", [{"folding": True}, {"compile": True}, {"backend": "onnxruntime"}])
+def test_how_a_network_is_run_is_part_of_the_identity(generator, option):
+    plain, other = make_recipe(generator), make_recipe(generator, **option)
+    assert plain.folder_name() != other.folder_name()
+    assert other.to_json()["render"] == {**plain.to_json()["render"], **option}
+    assert Recipe.from_json(other.to_json()) == other

@@ -168,8 +168,8 @@ def test_rendering_threads_are_set_for_the_time_of_rendering(convolutional):
     assert torch.get_num_threads() == before
 
 
-def test_the_environment_says_what_pixels_depend_on():
-    environment = render_environment("cpu")
+def test_the_environment_says_what_pixels_depend_on(convolutional):
+    environment = render_environment("cpu", make_recipe(convolutional))
     assert environment["torch"] == torch.__version__
     assert environment["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert environment["tf32"] is False
