@@ -7,6 +7,7 @@ shard size, number of samples or rank.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,17 @@ from genrep.generate.streams import CudaDevice, to_device, to_host
 from genrep.shards.batch import Batch
 from genrep.shards.errors import DataError
 
-_Rows = tuple[Drawn, list[dict[str, Any]], slice]  # drawn samples, their .json members, and which of them
-
 _DRAWN_AT_ONCE = 4096  # samples: numpy's cost a call vanishes, and memory does not grow with the shard
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some of the samples that were drawn together, with all that is known of them without their images."""
+
+    drawn: Drawn
+    meta: list[dict[str, Any]]
+    columns: dict[str, NDArray[np.float32]]
+    rows: slice
 
 
 class Renderer:
@@ -52,7 +61,8 @@ class Renderer:
         if first % size:
             raise ValueError(f"first must be a multiple of the micro-batch {size}, got {first}")
         device = CudaDevice(self._device) if self._device.type == "cuda" else None
-        for (drawn, meta, rows), (images, finite) in to_host(self._launched(first, count), device):
+        for part, (images, finite) in to_host(self._launched(first, count), device):
+            drawn, rows = part.drawn, part.rows
             if not finite.all():
                 raise DataError(
                     f"generator {self._generator.spec} rendered values that are no numbers, at or after sample "
@@ -63,8 +73,8 @@ class Renderer:
                 images=images[: rows.stop - rows.start],
                 latents=drawn.latents[rows],
                 labels=drawn.labels[rows],
-                meta=meta[rows],
-                columns={name: values[rows] for name, values in strength_columns(drawn).items()},
+                meta=part.meta[rows],
+                columns={name: values[rows] for name, values in part.columns.items()},
             )
 
     def _launched(self, first: int, count: int) -> Iterator[tuple[_Rows, tuple[Tensor, Tensor]]]:
@@ -75,7 +85,7 @@ class Renderer:
         for start in range(first, first + count, drawn_at_once):
             indices = range(start, min(start + drawn_at_once, first + count))
             drawn = draw_samples(self._recipe, indices, map_latents=self._map if in_w else None)
-            meta = describe_samples(self._recipe, drawn)
+            meta, columns = describe_samples(self._recipe, drawn), strength_columns(drawn)
             # all at once, view by view: a copy for every rendering would have the host wait for the device each time
             latents = self._padded(drawn.latents).transpose(0, 1).contiguous()
             noise_seeds = self._padded(drawn.noise_seeds).T.contiguous()
@@ -87,7 +97,7 @@ class Renderer:
                     None if labels is None else labels[full],
                     noise_seeds[:, full],
                 )
-                yield (drawn, meta, slice(place, min(place + size, len(indices)))), images
+                yield _Rows(drawn, meta, columns, slice(place, min(place + size, len(indices)))), images
 
     @torch.inference_mode()
     def _images(self, latents: Tensor, labels: Tensor | None, noise_seeds: Tensor) -> tuple[Tensor, Tensor]:
