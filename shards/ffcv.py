@@ -127,6 +127,8 @@ class FfcvSet:
             name in fields and fields[name].shape == (*shards.image_shape, 3 if fields[name].kind != "array" else 1)
             for name in names
         )
+        latents = fields.get("latents")
+        fits = fits and (latents is None or (latents.dtype, latents.shape[:-1]) == ("<f4", (len(names),)))
         if not fits:
             raise DataError(f"{path} does not hold the fields of {shards.folder}: export it again")
         self._names = names
@@ -149,7 +151,7 @@ class FfcvSet:
                 raise DataError(f"{self.path}: {name} of sample {position} {error}; export the file again") from error
 
     def latents(self, position: int) -> NDArray[np.float32]:
-        """float32 (1+K, D), row 0 the anchor's."""
+        """float32 (1+K, D), row 0 the anchor's; a set without latents has none to ask for."""
         field = self._beton.fields["latents"]
         return np.frombuffer(self._beton.data("latents", position), "<f4").reshape(field.shape)
 

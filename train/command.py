@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -348,20 +349,29 @@ def _stop_between_steps() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(steps: int, every: int, *, quiet: bool) -> Iterator[Callable[["Metrics"], None]]:
-    """A bar on a terminal; elsewhere a line at every checkpoint."""
+    """A bar on a terminal; elsewhere a line at every checkpoint, with the time left too."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
+    first: tuple[int, float] | None = None  # step of this process, and when it was done
     with tqdm(total=steps, unit="step", disable=quiet or not terminal) as bar:
 
         def on_step(metrics: "Metrics") -> None:
+            nonlocal first
             facts = f"loss {metrics.loss:.3f}, {metrics.images_per_s:,.0f} images/s, waiting {metrics.data_wait:.0%}"
             if terminal:
                 if not bar.n:
                     bar.initial = bar.n = metrics.step - 1  # a continued run
                 bar.set_postfix_str(facts, refresh=False)
                 bar.update()
-            elif not quiet and metrics.step % every == 0:
-                click.echo(f"step {metrics.step} of {steps}: {facts}", err=True)
+                return
+            now = perf_counter()
+            first = first or (metrics.step, now)
+            if not quiet and metrics.step % every == 0:
+                done = metrics.step - first[0]
+                left = (
+                    f", {tqdm.format_interval((now - first[1]) / done * (steps - metrics.step))} left" if done else ""
+                )
+                click.echo(f"step {metrics.step} of {steps}: {facts}{left}", err=True)
 
         yield on_step

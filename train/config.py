@@ -314,7 +314,7 @@ def resolve(
     if latent_tau is not None and method not in MANY_POSITIVES:
         raise DataError(f"{method} has one positive at most: use --positives with {' or '.join(MANY_POSITIVES)}")
     needs_latents = method == "inverter" or latent_tau is not None
-    latent_dim = _latent_dim(shards) if needs_latents else 0
+    latent_dim = shards.latents(0).shape[1] if needs_latents else 0
     if needs_latents and not latent_dim:
         wants = "the inverter" if method == "inverter" else "--positives latent"
         raise DataError(f"the set has no latents, which {wants} needs: use one that genrep-generate made")
@@ -446,12 +446,6 @@ def _optimiser(
         weight_decay=settings.weight_decay if weight_decay is None else weight_decay,
         warm_up=settings.warm_up if warm_up is None else warm_up,
     )
-
-
-def _latent_dim(shards: "ShardDataset") -> int:
-    from genrep.shards.npy import latents_of
-
-    return latents_of(shards.members(0, ["latents.npy"])["latents.npy"], num_images=1 + shards.num_views).shape[1]
 
 
 def preset_for(image_shape: tuple[int, int]) -> Preset:

@@ -42,7 +42,8 @@ class Watch:
                 if name not in ("step", "batch_crc32") and value is not None:
                     self._board.add_scalar(name, value, step)
             if is_due:
-                self._board.add_image("images", _pixels(batch_sheet(batch, self._shards, self._config)), step)
+                sheet = batch_sheet(batch, self._shards, self._config, stored=False)
+                self._board.add_image("images", _pixels(sheet), step)
         return line
 
 
