@@ -194,12 +194,10 @@ def main(
         if engine != "local" and not dry_run:
             if rank.world > 1:
                 raise DataError("--engine ray shares the work by itself: start one process, not torchrun or srun")
-            load = {"spec": generator.spec, "weights": weights, "arguments": generator.arguments}
             _generate_on_ray(
                 recipe,
                 generator,
                 out,
-                load=load,
                 address=address or None,
                 device=device,
                 encode_workers=encode_workers,
@@ -336,7 +334,6 @@ def _generate_on_ray(
     generator: "LoadedGenerator",
     out: Location,
     *,
-    load: dict[str, Any],
     address: str | None,
     device: str,
     encode_workers: int,
@@ -350,7 +347,7 @@ def _generate_on_ray(
         manifest = generate_on_ray(
             recipe,
             out,
-            load=load,
+            load=generator.loaded_by,
             licence=generator.licence,
             address=address,
             device=device,

@@ -48,6 +48,7 @@ class LoadedGenerator:
         left_in_training: Names of its modules that were not in eval mode; `check` looks whether that matters.
         licence: Of its weights, or None.
         default_walks: Path of walks shipped with it, or None.
+        loaded_by: What :func:`load_generator` was called with, for another process to do the same.
     """
 
     def __init__(self, plug_in: Any, *, spec: str, arguments: Mapping[str, str]) -> None:
@@ -77,6 +78,7 @@ class LoadedGenerator:
         self.licence: str | None = getattr(plug_in, "licence", None)
         walks = getattr(plug_in, "default_walks", None)
         self.default_walks = None if walks is None else Path(walks)
+        self.loaded_by: dict[str, Any] = {}
         self._mapped_dim: int | None = None
         self._latent_blocks = tuple(int(size) for size in getattr(plug_in, "latent_blocks", (self.latent_dim,)))
         self._check()
@@ -264,11 +266,11 @@ def load_generator(
     if weights is not None and not weights.exists():
         raise DataError(f"generator {spec}: there are no weights at {weights}")
     factory = _factory(spec)
-    given = dict(arguments)
+    given, name = dict(arguments), spec
     if is_model_of_registered(spec):
         family, _, model = spec.partition(":")
         given["model"] = model
-        spec = family if Path(model).is_dir() else spec  # a recipe holds no path of this machine
+        name = family if Path(model).is_dir() else spec  # a recipe holds no path of this machine
     try:
         inspect.signature(factory).bind(weights=weights, **given)
     except TypeError as error:
@@ -279,7 +281,9 @@ def load_generator(
         raise
     except Exception as error:  # a plug-in cannot know DataError, whatever it finds wrong with weights or arguments
         raise DataError(f"generator {spec} could not be built: {type(error).__name__}: {_first_line(error)}") from error
-    return LoadedGenerator(plug_in, spec=spec, arguments=arguments)
+    generator = LoadedGenerator(plug_in, spec=name, arguments=arguments)
+    generator.loaded_by = {"spec": spec, "weights": weights, "arguments": dict(arguments)}
+    return generator
 
 
 def _factory(spec: str) -> Callable[..., Any]:

@@ -214,6 +214,8 @@ def test_a_set_is_made_and_made_again_from_its_recipe_and_a_named_folder(pipelin
 
     again = run(*folder, "--from-recipe", "set/recipe.json", "--out", "again")
     assert again.exit_code == 0, again.output
+    first = load_text(pipelines)
+    assert load_generator(**first.loaded_by).fingerprint() == first.fingerprint()  # as a worker of Ray does
     weights = run(
         "--weights", pipelines["stable_diffusion"], *prompts, "--from-recipe", "set/recipe.json", "--out", "w"
     )
