@@ -98,7 +98,7 @@ def _sample(dataset: ShardDataset, position: int, columns: dict[str, tuple[str, 
     members = dataset.members(position)
     image_format = dataset.recipe["image"]["format"]
     values: dict[str, Any] = {
-        "index": struct.pack("<q", position),
+        "index": struct.pack("<q", dataset.index(position)),
         "label": struct.pack("<q", int(dataset.labels[position])),
         "meta": members["json"],
     }

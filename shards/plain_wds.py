@@ -3,6 +3,7 @@
 from genrep.shards import atomic, tar
 from genrep.shards.errors import DataError
 from genrep.shards.export import Progress, claim, finish, shards_of
+from genrep.shards.layout import key
 from genrep.shards.location import Location
 from genrep.shards.reader import ShardDataset
 
@@ -33,12 +34,13 @@ def export_wds(dataset: ShardDataset, out: Location, *, image: str, progress: Pr
     for number, positions in shards_of(dataset):
         path = out / f"train-{number:06d}.tar"
         if not path.exists():
+            entries: list[str] = []
             contents: list[bytes] = []
             for position in positions:
-                found = dataset.members(position, [member, "cls"])
+                found, sample = dataset.members(position, [member, "cls"]), key(dataset.index(position))
+                entries += (f"{sample}.{image_format}", f"{sample}.cls")
                 contents += (bytes(found[member]), bytes(found["cls"]))
-            archive = tar.pack(tar.member_names(positions.start, len(positions), [image_format, "cls"]), contents)
-            atomic.write(path, archive)
+            atomic.write(path, tar.pack(entries, contents))
         names.append(path.name)
         lengths.append(len(positions))
         if progress:

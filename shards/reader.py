@@ -101,7 +101,7 @@ class ShardDataset:
         Raises:
             DataError: If a member of it is damaged.
         """
-        position = self._checked(position)
+        position = self.index(position)
         members = self.members(position)
         images = np.empty((1 + self.num_views, *self.image_shape, 3), np.uint8)
 
@@ -165,7 +165,7 @@ class ShardDataset:
         Raises:
             DataError: If the tar holds another member where its table says that one of these is.
         """
-        position = self._checked(position)
+        position = self.index(position)
         number = bisect_right(self._starts, position) - 1
         places = self._shard_places(number)[position - self._starts[number]].tolist()
         archive = self._archive(number)
@@ -197,8 +197,8 @@ class ShardDataset:
             self._archive(number)
         self._fetching.discard(number)
 
-    def _checked(self, position: int) -> int:
-        """The position from the front; IndexError ends a loop over the dataset."""
+    def index(self, position: int) -> int:
+        """Sample index at a position, which may count from the end; IndexError ends a loop over the dataset."""
         position = operator.index(position)
         if not -len(self) <= position < len(self):
             raise IndexError(f"position {position} in a set of {len(self)} samples")
