@@ -78,6 +78,10 @@ def ways(pixels: np.ndarray, folder: Path) -> dict[str, Callable[[], object]]:
     config = resolve(shards, method="simclr", views="both", batch_size=256, steps=num_pairs // 256)
     plain = torchvision_transform(config)
     file = FfcvSet(folder / "set.beton", shards)
+    whole = num_pairs // 256 * 256
+    batches = [
+        [np.ascontiguousarray(each[:, view]) for view in range(2)] for each in np.split(pixels[:whole], whole // 256)
+    ]
     return {
         f"genrep, tar of {image_format}": lambda: exhausted(Loader(shards, config).batches(0)),
         "genrep, FFCV file, raw": lambda: exhausted(Loader(shards, config, images=file).batches(0)),
@@ -86,7 +90,7 @@ def ways(pixels: np.ndarray, folder: Path) -> dict[str, Callable[[], object]]:
             folder / "set", image_format, plain
         ),
         **ffcv_way(folder / "set.beton", config),
-        "pixels in memory, augmentation alone (bound)": lambda: augmentation_alone(pixels, config),
+        "batches of pixels in memory, augmentation alone (bound)": lambda: augmentation_alone(batches, config),
     }
 
 
@@ -161,11 +165,9 @@ def ffcv_way(path: Path, config: TrainConfig) -> dict[str, Callable[[], object]]
     return {"FFCV's own loader, raw, then genrep's augmentation": once}
 
 
-def augmentation_alone(pixels: np.ndarray, config: TrainConfig) -> None:
-    order = np.random.default_rng(0).permutation(len(pixels))
-    for first in range(0, len(order) - 255, 256):
-        samples = order[first : first + 256]
-        augmented([np.ascontiguousarray(pixels[samples, view]) for view in range(2)], samples, config)
+def augmentation_alone(batches: list[list[np.ndarray]], config: TrainConfig) -> None:
+    for number, pair in enumerate(batches):
+        augmented(pair, np.arange(256 * number, 256 * (number + 1)), config)
 
 
 def augmented(pair: list[np.ndarray], samples: np.ndarray, config: TrainConfig) -> None:
