@@ -34,7 +34,7 @@ def loss_and_gradients(folder, settings, ranks):
     config = resolve(shards, batch_size=8, steps=1, **settings)
     config = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, name="sgd", lr=0, momentum=0))
     learner = Learner(config, device="cpu", ranks=ranks)
-    (batch,) = Loader(shards, config, threads=1, rank=ranks.rank, world=ranks.world).batches(0)
+    (batch,) = Loader(shards, config, rank=ranks.rank, world=ranks.world).batches(0)
     loss = learner.update(batch, lr=0, done=1)
     gradients = {name: each.grad for name, each in learner.method.named_parameters() if each.requires_grad}
     return {"loss": torch.tensor(loss)} | gradients

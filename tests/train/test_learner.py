@@ -23,7 +23,7 @@ def updated(folder, **settings):
     shards = genrep.shards.open(folder)
     config = resolve(shards, batch_size=8, steps=1, **settings)
     learner = Learner(config, device="cpu", ranks=Ranks())
-    (batch,) = Loader(shards, config, threads=1).batches(0)
+    (batch,) = Loader(shards, config).batches(0)
     loss = learner.update(batch, lr=1e-3, done=1)
     parameters = dict(learner.method.named_parameters())
     gradients = {name: each.grad for name, each in parameters.items() if each.requires_grad}
@@ -62,7 +62,7 @@ def test_a_batch_in_parts_keeps_the_graph_of_one_part_at_a_time(labelled_set, wi
     learner.method.backbone.register_forward_hook(
         lambda module, images, out: sizes.append((len(out), out.requires_grad))
     )
-    (batch,) = Loader(shards, config, threads=1).batches(0)
+    (batch,) = Loader(shards, config).batches(0)
     learner.update(batch, lr=1e-3, done=1)
     assert sizes == [(4, False)] * 4 + [(4, True)] * 4
 
@@ -123,7 +123,7 @@ def test_images_reach_the_network_as_they_lie_in_memory(labelled_set):
     learner = Learner(config, device="cpu", ranks=Ranks())
     seen = []
     learner.method.backbone.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
-    (batch,) = Loader(shards, config, threads=1).batches(0)
+    (batch,) = Loader(shards, config).batches(0)
     learner.update(batch, lr=1e-3, done=1)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert seen[0].data_ptr() == batch.images.data_ptr()

@@ -86,8 +86,8 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(found):
 def test_the_shares_of_the_ranks_make_up_the_global_batch(labelled_set, world):
     shards = genrep.shards.open(labelled_set)
     config = resolve(shards, batch_size=8, steps=6)
-    whole = list(Loader(shards, config, threads=1).batches(0))
-    shares = [list(Loader(shards, config, threads=1, rank=rank, world=world).batches(0)) for rank in range(world)]
+    whole = list(Loader(shards, config).batches(0))
+    shares = [list(Loader(shards, config, rank=rank, world=world).batches(0)) for rank in range(world)]
     for batch, *parts in zip(whole, *shares, strict=True):
         together = torch.stack([torch.from_numpy(part.samples) for part in parts], 1).flatten()
         assert together.tolist() == batch.samples.tolist()
