@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from genrep.shards.cli import LOCATION, Command
+from genrep.shards.cli import LOCATION, Command, key_values
 from genrep.shards.errors import DataError
 from genrep.shards.location import Location
 
@@ -183,13 +183,15 @@ def main(
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         from genrep.generate.generation import rank_from_environment, resolve_device
+        from genrep.generate.generators import load_generator
 
         rank = rank_from_environment()
+        pairs = key_values(arguments)
         if recipe_path is None:
-            generator = _load(generator_name, weights, arguments)
+            generator = load_generator(generator_name, weights=weights, arguments=pairs)
             recipe = _recipe_from_options(generator, **recipe_options)
         else:
-            recipe, generator = _recipe_from_file(ctx, recipe_path, generator_name, weights, arguments)
+            recipe, generator = _recipe_from_file(ctx, recipe_path, generator_name, weights, pairs)
         out = out or Path(recipe.folder_name())
         if engine != "local" and not dry_run:
             if rank.world > 1:
@@ -222,16 +224,6 @@ def _interrupt(signal_number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _load(name: str, weights: Path | None, arguments: tuple[str, ...]) -> "LoadedGenerator":
-    from genrep.generate.generators import load_generator
-
-    pairs = [argument.partition("=") for argument in arguments]
-    for argument, (key, equals, _) in zip(arguments, pairs, strict=True):
-        if not (key and equals):
-            raise click.BadParameter(f"{argument!r} is not of the form KEY=VALUE", param_hint="--generator-arg")
-    return load_generator(name, weights=weights, arguments={key: value for key, _, value in pairs})
-
-
 def _recipe_from_options(
     generator: "LoadedGenerator",
     *,
@@ -258,14 +250,10 @@ def _recipe_from_options(
 
 
 def _recipe_from_file(
-    ctx: click.Context, path: Path, generator_name: str, weights: Path | None, arguments: tuple[str, ...]
+    ctx: click.Context, path: Path, generator_name: str, weights: Path | None, arguments: dict[str, str]
 ) -> "tuple[Recipe, LoadedGenerator]":
-    """The recipe, and the generator it was made with.
-
-    A recipe may come from anywhere. So it may name a registered generator, but code to import only where the
-    command line names the same; weights and arguments come from the command line and must give its fingerprint.
-    """
-    from genrep.generate.generators import is_registered
+    """The recipe, and the generator it was made with."""
+    from genrep.generate.generators import load_recorded
     from genrep.generate.recipe import read_recipe
 
     given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
@@ -273,15 +261,9 @@ def _recipe_from_file(
     if clash:
         raise click.UsageError(f"{clash[0].opts[0]} is part of the recipe that --from-recipe gives; leave one out")
     recipe = read_recipe(path)
+    chosen = generator_name if "generator_name" in given else None
     name = recipe.generator.name
-    if "generator_name" in given:
-        name = generator_name
-    elif not is_registered(name):
-        raise DataError(
-            f"{path} names generator {name!r}, which is not registered; a recipe cannot say what code to run or "
-            f"model to load: if you trust it, repeat it as --generator"
-        )
-    return recipe, _load(name, weights, arguments)
+    return recipe, load_recorded(name, where=str(path), chosen=chosen, weights=weights, arguments=arguments)
 
 
 def _show_plan(
@@ -363,7 +345,7 @@ def _progress(recipe: "Recipe", *, quiet: bool) -> Iterator[Callable[[int, int],
     """A bar of images on a terminal, moved by samples (done, total)."""
     from tqdm import tqdm
 
-    images_per_sample = 1 + recipe.num_views
+    images_per_sample = len(recipe.image_numbers)
     with tqdm(unit=" images", smoothing=0.05, disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True) as bar:
 
         def show(done: int, total: int) -> None:

@@ -1,11 +1,11 @@
 """A recipe for a generator, with a default for whatever is left out, and the check that the two belong together."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from genrep.generate import views as view_kinds
 from genrep.generate.generators import LoadedGenerator
-from genrep.generate.recipe import GeneratorRecipe, ImageRecipe, Recipe, RenderRecipe
+from genrep.generate.recipe import GeneratorRecipe, ImageRecipe, ParentRecipe, Recipe, RenderRecipe
 from genrep.generate.walks import Walks, load_walks
 from genrep.shards.codec import default_format
 from genrep.shards.errors import DataError
@@ -71,10 +71,6 @@ def make_recipe(
         )
     if classes is not None and not generator.num_classes:
         raise DataError(f"generator {generator.spec} is unconditional: it has no classes to choose from")
-    if std is not None and not view_kinds.uses(views, *view_kinds.KINDS_WITH_STD):
-        raise DataError(f"std is for {', '.join(view_kinds.KINDS_WITH_STD)} views; {_shown(views)} would not use it")
-    if std is None and view_kinds.uses(views, *view_kinds.KINDS_WITH_STD):
-        std = generator.default_std
     held = any(move.where for view in views for move in view_kinds.moves_of(view))
     return Recipe(
         num_samples=num_samples,
@@ -84,7 +80,7 @@ def make_recipe(
             generator, latent_space=latent_space, truncation=float(truncation), with_blocks=held
         ),
         views=views,
-        std=std,
+        std=_std_for(views, std, default=generator.default_std),
         walks=_walks_for(generator, views, latent_space, walks),
         classes=None if classes is None else tuple(classes),
         render=RenderRecipe(
@@ -103,6 +99,38 @@ def make_recipe(
             width=width,
             channels=channels,
         ),
+    )
+
+
+def recipe_of_views(
+    parent: Recipe,
+    generator: LoadedGenerator,
+    views: Sequence[str],
+    *,
+    manifest_sha256: str,
+    std: float | None = None,
+    walks: Walks | None = None,
+) -> Recipe:
+    """A recipe for further views of the samples of a set.
+
+    Args:
+        parent: Recipe of the set.
+        views: The further views, one entry each.
+        manifest_sha256: Of the set's manifest.
+        std, walks: By default the parent's where it has any, else the generator's own.
+
+    Raises:
+        DataError: If the parts contradict each other or do not fit the generator.
+    """
+    views = tuple(views)
+    if walks is None and view_kinds.uses(views, "steer"):
+        walks = parent.walks
+    return replace(
+        parent,
+        views=views,
+        std=_std_for(views, std, default=generator.default_std if parent.std is None else parent.std),
+        walks=_walks_for(generator, views, parent.generator.latent_space, walks),
+        parent=ParentRecipe(manifest_sha256, parent.views),
     )
 
 
@@ -158,6 +186,15 @@ def _generator_recipe(
 
 def _short(value: object) -> str:
     return repr(value) if len(repr(value)) <= 40 else f"{value!r:.36}..."
+
+
+def _std_for(views: tuple[str, ...], std: float | None, *, default: float) -> float | None:
+    """The strength to use: None where no view has one."""
+    if view_kinds.uses(views, *view_kinds.KINDS_WITH_STD):
+        return default if std is None else std
+    if std is not None:
+        raise DataError(f"std is for {', '.join(view_kinds.KINDS_WITH_STD)} views; {_shown(views)} would not use it")
+    return None
 
 
 def _walks_for(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from genrep.generate.defaults import check_fit
-from genrep.generate.generators import LoadedGenerator, is_registered, load_generator
+from genrep.generate.generators import LoadedGenerator, load_recorded
 from genrep.generate.recipe import Recipe
 from genrep.shards import atomic
 from genrep.shards.batch import Batch
 from genrep.shards.errors import DataError
-from genrep.shards.layout import MANIFEST, RECIPE, ShardSpec, plan_shards
+from genrep.shards.layout import MANIFEST, RECIPE, ShardSpec
 from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import Manifest
 from genrep.shards.table import read_facts
@@ -80,7 +80,7 @@ def generate(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_json(recipe)
     rank = rank or rank_from_environment()
-    generator = generator or _registered_generator(recipe)
+    generator = generator or load_recorded(recipe.generator.name, where="the recipe")
     check_fit(recipe, generator)
     device = resolve_device(device, rank)
 
@@ -98,7 +98,7 @@ def generate(
         if not is_claimed:
             renderer()  # what cannot be rendered claims no folder
         writer = DatasetWriter(folder, recipe.to_json(), licence=generator.licence, encode_workers=encode_workers)
-        specs = plan_shards(recipe.num_samples, recipe.shard_size)
+        specs = recipe.shards
         own = specs[rank.rank :: rank.world]
         missing = {spec.name for spec in writer.missing_shards()}
         finished = [spec for spec in specs if spec.name not in missing]
@@ -153,14 +153,3 @@ def _warn_of_another_environment(out: Location, finished: list[ShardSpec], envir
         if names:
             changes = "; ".join(f"{name} was {before.get(name)}, is {environment[name]}" for name in names)
             log.warning("%s: going on in another environment (%s); pixels may differ by a grey level", out, changes)
-
-
-def _registered_generator(recipe: Recipe) -> LoadedGenerator:
-    """A recipe may come from anywhere: it can name what is registered, not code to import."""
-    name = recipe.generator.name
-    if not is_registered(name):
-        raise DataError(
-            f"the recipe names generator {name!r}, which is not registered; a recipe cannot say what code to run: "
-            "load it yourself and pass it as generator"
-        )
-    return load_generator(name)

@@ -286,6 +286,36 @@ def load_generator(
     return generator
 
 
+def load_recorded(
+    recorded: str,
+    *,
+    where: str,
+    chosen: str | None = None,
+    weights: Path | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> LoadedGenerator:
+    """Build the generator that a recipe names.
+
+    A recipe may come from anywhere. So it may name a registered generator, but code to import only where the caller
+    chose the same; weights and arguments are the caller's, and must give the recipe's fingerprint
+    (:func:`genrep.generate.defaults.check_fit`).
+
+    Args:
+        recorded: Name in the recipe.
+        where: The recipe, for messages.
+        chosen: Registered name or ``package.module:factory`` to take in its place.
+
+    Raises:
+        DataError: As ``load_generator``, and for a name that is not registered and was not chosen.
+    """
+    if chosen is None and not is_registered(recorded):
+        raise DataError(
+            f"{where} names generator {recorded!r:.80}, which is not registered; a recipe cannot say what code to run: "
+            "if you trust it, repeat it as --generator"
+        )
+    return load_generator(chosen or recorded, weights=weights, arguments=arguments)
+
+
 def _factory(spec: str) -> Callable[..., Any]:
     registered = known_generators()
     module_name, _, factory_name = spec.partition(":")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genrep.shards.cli import Group
+from genrep.shards.cli import Group, key_values
 from genrep.shards.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def check_command(name: str, weights: Path | None, arguments: tuple[str, ...], d
         from genrep.generate.generation import rank_from_environment, resolve_device
         from genrep.generate.generators import load_generator
 
-        generator = load_generator(name, weights=weights, arguments=_parsed(arguments))
+        generator = load_generator(name, weights=weights, arguments=key_values(arguments))
         broken = 0
         for finding in check(generator, device=resolve_device(device, rank_from_environment())):
             broken += finding.passed is False
@@ -98,16 +98,6 @@ def check_command(name: str, weights: Path | None, arguments: tuple[str, ...], d
         raise click.ClickException("interrupted; run the same command again") from None
     if broken:
         raise click.ClickException(f"{name} does not keep the protocol: {broken} of the claims above do not hold")
-
-
-def _parsed(arguments: tuple[str, ...]) -> dict[str, str]:
-    parsed = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not (key and equals):
-            raise click.BadParameter(f"{argument!r} is not of the form KEY=VALUE", param_hint="--generator-arg")
-        parsed[key] = value
-    return parsed
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from genrep.generate.recipe import IMAGE_FORMATS, Recipe
 from genrep.generate.render import Renderer, render_settings
 from genrep.shards.batch import Batch
 from genrep.shards.codec import encode
-from genrep.shards.layout import plan_shards
 from genrep.shards.location import Location
 
 _WARM_UP, _AT_MOST, _LONG_ENOUGH_S = 1, 8, 1.0
@@ -52,10 +51,10 @@ class Plan:
 
 def make_plan(recipe: Recipe, renderer: Renderer, out: Location, *, encode_workers: int, rank: Rank) -> Plan:
     """Time a few micro-batches and scale up; a rank writes what is missing of its own shards, and no others."""
-    specs = plan_shards(recipe.num_samples, recipe.shard_size)
+    specs = recipe.shards
     there = {spec.name for spec in specs if (out / spec.name).exists()}
     missing = [spec for spec in specs if spec.name not in there]
-    images_per_sample = 1 + recipe.num_views
+    images_per_sample = len(recipe.image_numbers)
     with render_settings(recipe):
         batches, seconds = _render_some(recipe, renderer)
     rendered = sum(len(batch.labels) for batch in batches) * images_per_sample

@@ -14,16 +14,23 @@ from genrep.generate.latents import PRIORS
 from genrep.generate.philox import MAX_SEED
 from genrep.generate.walks import Walks
 from genrep.shards.errors import DataError
-from genrep.shards.layout import FORMAT, MAX_SAMPLES
+from genrep.shards.layout import (
+    FORMAT,
+    MAX_PIXELS,
+    MAX_SAMPLES,
+    MAX_SHARD_SIZE,
+    MAX_VIEWS,
+    ShardSpec,
+    layout_of,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("torch", "onnxruntime")
 IMAGE_FORMATS = ("png", "jpg", "webp")
-MAX_SHARD_SIZE = 1 << 20  # a shard lies in memory until it is whole
-MAX_VIEWS = 1000
 LATENT_SPACES = ("z", "w", "w+")
 _MAX_RECIPE_BYTES = 16 << 20
 _OPTIONAL = {"optional": True}
+_WHERE_IT_GREW = ("segments", "parent")  # fields that are written only where they say something
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,14 @@ class ImageRecipe:
 
 
 @dataclass(frozen=True)
+class ParentRecipe:
+    """The set whose anchors the views of this one belong to: the sha256 of its manifest, and the views it holds."""
+
+    manifest_sha256: str
+    views: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A data set, up to the environment that renders it.
 
@@ -88,6 +103,8 @@ class Recipe:
         std: Strength of Gaussian, angular and uniform views; None if there are none.
         walks: Directions of steered views, in full; None if there are none.
         classes: Numbers of the chosen classes in ascending order; None for all.
+        segments: Samples of each run that made the set grow, together all; empty for a set that never grew.
+        parent: Of views that were added to another set; None for a set with anchors of its own.
     """
 
     num_samples: int
@@ -100,6 +117,8 @@ class Recipe:
     classes: tuple[int, ...] | None
     render: RenderRecipe
     image: ImageRecipe
+    segments: tuple[int, ...] = ()
+    parent: ParentRecipe | None = None
 
     def __post_init__(self) -> None:
         complaints = _complaints(self)
@@ -110,6 +129,21 @@ class Recipe:
     def num_views(self) -> int:
         """Views beside the anchor, K."""
         return len(self.views)
+
+    @property
+    def image_numbers(self) -> range:
+        """Of the images of a sample: 0 is the anchor, k the k-th view; added views count on after their parent's."""
+        first = 0 if self.parent is None else 1 + len(self.parent.views)
+        return range(first, first + self.num_views + (self.parent is None))
+
+    @property
+    def view_numbers(self) -> range:
+        """Of the views alone."""
+        return range(max(self.image_numbers.start, 1), self.image_numbers.stop)
+
+    @property
+    def shards(self) -> list[ShardSpec]:
+        return layout_of(self.to_json()).shards
 
     @property
     def chosen_classes(self) -> Sequence[int]:
@@ -133,6 +167,8 @@ class Recipe:
             if part.metadata == _OPTIONAL and plain["generator"][part.name] == part.default:
                 del plain["generator"][part.name]
         plain["walks"] = None if self.walks is None else self.walks.to_json()
+        plain["parent"] = None if self.parent is None else asdict(self.parent)
+        plain = {name: value for name, value in plain.items() if value or name not in _WHERE_IT_GREW}
         lists_for_tuples: dict[str, Any] = json.loads(json.dumps(plain))
         return {"format": FORMAT, "kind": "generated", **lists_for_tuples}
 
@@ -143,7 +179,8 @@ class Recipe:
             raise DataError(f"recipe: not of format {FORMAT!r}; it was not written by genrep, or by a later version")
         if plain.get("kind") != "generated":
             raise DataError(f"recipe: kind is {plain.get('kind')!r:.40}; only a generated set can be generated again")
-        values = {name: value for name, value in plain.items() if name not in ("format", "kind")}
+        values: dict[str, Any] = {"segments": [], "parent": None}
+        values |= {name: value for name, value in plain.items() if name not in ("format", "kind")}
         return _typed(Recipe, values, "recipe")
 
 
@@ -182,6 +219,10 @@ def _complaints(recipe: Recipe) -> list[str]:
 
     within("num_samples", recipe.num_samples, 1, MAX_SAMPLES)
     within("shard_size", recipe.shard_size, 1, MAX_SHARD_SIZE)
+    require(
+        not recipe.segments or (min(recipe.segments) > 0 and sum(recipe.segments) == recipe.num_samples),
+        f"segments must be the {recipe.num_samples} samples together, got {recipe.segments!s:.40}",
+    )
     within("seed", recipe.seed, 0, MAX_SEED)
     within("latent_dim", generator.latent_dim, 1, 1 << 20)
     within("num_classes", generator.num_classes, 0, 1 << 20)
@@ -190,7 +231,12 @@ def _complaints(recipe: Recipe) -> list[str]:
     among("prior", generator.prior, tuple(PRIORS))
     among("latent_space", generator.latent_space, LATENT_SPACES)
     require(len(generator.class_names) == generator.num_classes, "class_names must name every class")
-    within("number of views", recipe.num_views, 0, MAX_VIEWS)
+    within("number of views", len(recipe.view_numbers) and recipe.view_numbers[-1], 0, MAX_VIEWS)
+    if recipe.parent is not None:
+        require(bool(recipe.views), "views are what is added to the parent; there are none")
+        require(
+            bool(re.fullmatch("[0-9a-f]{64}", recipe.parent.manifest_sha256)), "parent: manifest_sha256 is no sha256"
+        )
     for view in recipe.views:
         for move in view_kinds.moves_of(view):
             if move.where:
@@ -226,6 +272,7 @@ def _complaints(recipe: Recipe) -> list[str]:
     require(image.channels in (1, 3), f"channels must be 1 or 3, got {image.channels}")
     within("height", image.height, 1, 1 << 14)
     within("width", image.width, 1, 1 << 14)
+    within("pixels of an image", image.height * image.width, 1, MAX_PIXELS)
     if image.quality is not None:
         within("quality", image.quality, 1, 100)
         require(image.format != "png", "png is lossless and takes no quality; leave it out or take jpg or webp")

@@ -53,60 +53,84 @@ class Renderer:
             next(self.batches(0, 1))  # compiles, or fails before anything is written
 
     def batches(self, first: int, count: int) -> Iterator[Batch]:
-        """Samples first .. first + count - 1, one batch a micro-batch; ``first`` a multiple of the micro-batch.
+        """Samples first .. first + count - 1, one batch a micro-batch; where ``first`` lies within one, its rest.
 
         On a GPU a batch comes while the next ones are being rendered, see :mod:`genrep.generate.streams`.
         """
-        size = self._recipe.render.micro_batch
-        if first % size:
-            raise ValueError(f"first must be a multiple of the micro-batch {size}, got {first}")
-        device = CudaDevice(self._device) if self._device.type == "cuda" else None
-        for part, (images, finite) in to_host(self._launched(first, count), device):
+        begin = first - first % self._recipe.render.micro_batch
+        for part, (images, finite) in to_host(self._launched(begin, first + count - begin), self._cuda()):
             drawn, rows = part.drawn, part.rows
-            if not finite.all():
-                raise DataError(
-                    f"generator {self._generator.spec} rendered values that are no numbers, at or after sample "
-                    f"{drawn.indices[rows.start]}; genrep-generators check looks for the cause"
-                )
+            self._check(finite, drawn.indices[rows.start])
+            skipped = max(first - int(drawn.indices[rows.start]), 0)
+            rows = slice(rows.start + skipped, rows.stop)
             yield Batch(
                 first=int(drawn.indices[rows.start]),
-                images=images[: rows.stop - rows.start],
+                images=images[skipped : skipped + rows.stop - rows.start],
                 latents=drawn.latents[rows],
                 labels=drawn.labels[rows],
                 meta=part.meta[rows],
                 columns={name: values[rows] for name, values in part.columns.items()},
             )
 
+    def draw(self, indices: range) -> Drawn:
+        """The samples unrendered; latents of w are made in whole micro-batches too, the last one padded."""
+        in_w = self._recipe.generator.latent_space != "z"
+        skip = indices.start % self._recipe.render.micro_batch
+        whole = range(indices.start - skip, indices.stop)
+        drawn = draw_samples(self._recipe, whole, map_latents=self._map if in_w else None)
+        return drawn.rows(slice(skip, None))
+
+    def images(self, drawn: Drawn) -> NDArray[np.uint8]:
+        """uint8 (B, V, H, W, C) of samples that begin with a micro-batch."""
+        parts = []
+        for rows, (images, finite) in to_host(self._rendered(drawn), self._cuda()):
+            self._check(finite, drawn.indices[rows.start])
+            parts.append(images[: rows.stop - rows.start])
+        return np.concatenate(parts)
+
+    def _cuda(self) -> CudaDevice | None:
+        return CudaDevice(self._device) if self._device.type == "cuda" else None
+
+    def _check(self, finite: NDArray[np.bool_], sample: int) -> None:
+        if not finite.all():
+            raise DataError(
+                f"generator {self._generator.spec} rendered values that are no numbers, at or after sample "
+                f"{sample}; genrep-generators check looks for the cause"
+            )
+
     def _launched(self, first: int, count: int) -> Iterator[tuple[_Rows, tuple[Tensor, Tensor]]]:
         """Every micro-batch: where it comes from, and its images as :meth:`_images` gives them."""
-        size = self._recipe.render.micro_batch
-        in_w = self._recipe.generator.latent_space != "z"
-        drawn_at_once = max(_DRAWN_AT_ONCE // size, 1) * size
+        drawn_at_once = max(_DRAWN_AT_ONCE // self._recipe.render.micro_batch, 1) * self._recipe.render.micro_batch
         for start in range(first, first + count, drawn_at_once):
-            indices = range(start, min(start + drawn_at_once, first + count))
-            drawn = draw_samples(self._recipe, indices, map_latents=self._map if in_w else None)
-            meta, columns = describe_samples(self._recipe, drawn), strength_columns(drawn)
-            # all at once, view by view: a copy for every rendering would have the host wait for the device each time
-            latents = self._padded(drawn.latents).transpose(0, 1).contiguous()
-            noise_seeds = self._padded(drawn.noise_seeds).T.contiguous()
-            labels = self._labels(drawn.labels)
-            for place in range(0, len(indices), size):
-                full = slice(place, place + size)
-                images = self._images(
-                    latents[:, full].clone(),  # sums may depend on where in memory a batch begins
-                    None if labels is None else labels[full],
-                    noise_seeds[:, full],
-                )
-                yield _Rows(drawn, meta, columns, slice(place, min(place + size, len(indices)))), images
+            drawn = self.draw(range(start, min(start + drawn_at_once, first + count)))
+            meta, columns = describe_samples(self._recipe, drawn), strength_columns(self._recipe, drawn)
+            for rows, images in self._rendered(drawn):
+                yield _Rows(drawn, meta, columns, rows), images
+
+    def _rendered(self, drawn: Drawn) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+        """The rows of every micro-batch, and its images as :meth:`_images` gives them."""
+        size, count = self._recipe.render.micro_batch, len(drawn.indices)
+        # all at once, view by view: a copy for every rendering would have the host wait for the device each time
+        latents = self._padded(drawn.latents).transpose(0, 1).contiguous()
+        noise_seeds = self._padded(drawn.noise_seeds).T.contiguous()
+        labels = self._labels(drawn.labels)
+        for place in range(0, count, size):
+            full = slice(place, place + size)
+            images = self._images(
+                latents[:, full].clone(),  # sums may depend on where in memory a batch begins
+                None if labels is None else labels[full],
+                noise_seeds[:, full],
+            )
+            yield slice(place, min(place + size, count)), images
 
     @torch.inference_mode()
     def _images(self, latents: Tensor, labels: Tensor | None, noise_seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels of a full micro-batch, uint8 (B, 1+K, H, W, C), and for each view whether its values are finite.
+        """Pixels of a full micro-batch, uint8 (B, V, H, W, C), and for each view whether its values are finite.
 
         Args:
-            latents: (1+K, B, D).
+            latents: (V, B, D).
             labels: (B,) or None.
-            noise_seeds: (1+K, B).
+            noise_seeds: (V, B).
         """
         image = self._recipe.image
         views, size = latents.shape[:2]

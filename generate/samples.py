@@ -22,10 +22,10 @@ class Drawn:
 
     Attributes:
         indices: Sample indices, int64 (B,).
-        latents: float32 (B, 1+K, D), row 0 the anchor's, in the space that is rendered.
+        latents: float32 (B, V, D) of the V images that the recipe stores, in the space that is rendered.
         labels: int64 (B,), -1 without classes.
         strengths: One dict a view: direction -> coefficient (B,); empty where the view is not steered.
-        noise_seeds: int64 (B, 1+K).
+        noise_seeds: int64 (B, V).
     """
 
     indices: NDArray[np.int64]
@@ -33,6 +33,16 @@ class Drawn:
     labels: NDArray[np.int64]
     strengths: tuple[dict[str, NDArray[np.float64]], ...]
     noise_seeds: NDArray[np.int64]
+
+    def rows(self, rows: slice) -> "Drawn":
+        """Some of the samples."""
+        return Drawn(
+            indices=self.indices[rows],
+            latents=self.latents[rows],
+            labels=self.labels[rows],
+            strengths=tuple({name: values[rows] for name, values in view.items()} for view in self.strengths),
+            noise_seeds=self.noise_seeds[rows],
+        )
 
 
 def draw_samples(
@@ -59,8 +69,8 @@ def draw_samples(
         return latents if map_latents is None else map_latents(latents, labels)
 
     anchors = from_prior("anchor", 0)
-    rows, strengths = [anchors], []
-    for view, name in enumerate(recipe.views, start=1):
+    rows, strengths = [anchors][recipe.image_numbers.start :], []
+    for view, name in zip(recipe.view_numbers, recipe.views, strict=True):
         moved, coefficients = anchors, {}
         for move in views.moves_of(name):
             part = _part(move, source.blocks)
@@ -90,7 +100,10 @@ def draw_samples(
         labels=labels,
         strengths=tuple(strengths),
         noise_seeds=np.stack(
-            [noise_seeds(seed, indices, view=view if recipe.render.fresh_noise else 0) for view in range(len(rows))],
+            [
+                noise_seeds(seed, indices, view=number if recipe.render.fresh_noise else 0)
+                for number in recipe.image_numbers
+            ],
             axis=1,
         ),
     )
@@ -135,10 +148,10 @@ def _describe_view(recipe: Recipe, name: str, drawn: Drawn, view: int) -> list[d
     return [{**same, "strengths": dict(zip(strengths, row, strict=True))} for row in rows]
 
 
-def strength_columns(drawn: Drawn) -> dict[str, NDArray[np.float32]]:
-    """Table columns ``view<k>.<direction>``, float32 (B,), the first view being 1."""
+def strength_columns(recipe: Recipe, drawn: Drawn) -> dict[str, NDArray[np.float32]]:
+    """Table columns ``view<k>.<direction>``, float32 (B,), the first view of a set being 1."""
     return {
         f"view{view}.{direction}": values.astype(np.float32)
-        for view, strengths in enumerate(drawn.strengths, start=1)
+        for view, strengths in zip(recipe.view_numbers, drawn.strengths, strict=True)
         for direction, values in strengths.items()
     }

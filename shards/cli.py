@@ -54,15 +54,22 @@ class Group(_OneLine, click.Group):
     command_class = Command
 
 
+def key_values(texts: tuple[str, ...], *, option: str = "--generator-arg") -> dict[str, str]:
+    """Texts ``KEY=VALUE`` of an option that may be repeated."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (key, equals, _) in zip(texts, pairs, strict=True):
+        if not (key and equals):
+            raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint=option)
+    return {key: value for key, _, value in pairs}
+
+
 @contextmanager
 def faults_in_one_line() -> Iterator[None]:
     """Within, what the user can mend ends the command with status 1; a bug of ours keeps its traceback."""
     try:
         yield
     except DataError as error:
-        from genrep.shards.info import printable
-
-        raise click.ClickException(printable(str(error))) from error
+        raise click.ClickException(str(error)) from error
 
 
 @contextmanager

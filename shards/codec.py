@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.shards.errors import DataError
-from genrep.shards.layout import IMAGE_FORMATS
+from genrep.shards.layout import IMAGE_FORMATS, MAX_PIXELS
 
 Pixels = NDArray[np.uint8]
 Buffer = bytes | memoryview
 
 JPEG_QUALITY = 95
-MAX_PIXELS = 2**26  # of one image; larger ones are refused unread
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_UP = b"\x02"
@@ -148,8 +147,14 @@ def _encode_png(images: Pixels) -> list[bytes]:
     filtered[:, :, 0] = _PNG_UP[0]
     filtered[:, 0, 1:] = rows[:, 0]  # the row above the first counts as zero
     np.subtract(rows[:, 1:], rows[:, :-1], out=filtered[:, 1:, 1:])
-    header, compress = _png_header(height, width, channels), _zlib().compress
-    return [b"".join((header, _chunk(b"IDAT", compress(image, 1)), _PNG_END)) for image in filtered]
+    header = _png_header(height, width, channels)
+    return [b"".join((header, _chunk(b"IDAT", _compressed(image)), _PNG_END)) for image in filtered]
+
+
+def _compressed(data: Pixels) -> bytes:
+    """As a zlib stream. Of isal's ``compress`` the output depends on what lay in memory before, for less than 4 KiB."""
+    stream = _zlib().compressobj(1)
+    return stream.compress(data) + stream.flush()
 
 
 def _decode_own_png(data: Buffer, out: Pixels, channels: int) -> bool:

@@ -1,6 +1,7 @@
 """genrep-shards: what one does with a set that is there, and real images made into one."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,8 +14,19 @@ from genrep.shards.cli import (
     progress_bar,
     quiet_option,
 )
+from genrep.shards.errors import printable
 from genrep.shards.export_command import export
 from genrep.shards.location import Location
+from genrep.shards.rebuild_command import (
+    add_views,
+    chosen_generator,
+    drawn_seed,
+    extend,
+    generator_options,
+    prove_options,
+    rebuild,
+    repair,
+)
 from genrep.shards.share_command import card, push
 
 
@@ -29,9 +41,8 @@ def main() -> None:
     """
 
 
-main.add_command(export)
-main.add_command(card)
-main.add_command(push)
+for command in (export, card, push, repair, extend, add_views):
+    main.add_command(command)
 
 
 @main.command()
@@ -62,25 +73,39 @@ def info(folder: Location, *, as_json: bool, quiet: bool) -> None:
 @main.command()
 @folder_argument
 @click.option("--deep", is_flag=True, help="Also compare and decode every member.")
+@prove_options(
+    help="Compare all with what the recipe gives, and a random part of the images with what the generator renders."
+)
+@generator_options
 @quiet_option
-def verify(folder: Location, *, deep: bool, quiet: bool) -> None:
+def verify(
+    folder: Location, *, deep: bool, share: float | None, seed: int | None, quiet: bool, **generator: Any
+) -> None:
     """Compare shards with recipe, manifest and tables; every fault is named, and then the exit status is 1.
 
+    With --prove labels, latents, strengths and metadata are drawn again from the recipe, and images rendered again by
+    the generator that it names: in the environment of the set every byte must be equal, in another one every pixel up
+    to rounding. DIR may be a set or the file of a subset.
+
     \b
-    Example: hashes and structure; then every image, latent and label as well
+    Example: hashes and structure; then every image, latent and label as well; then against the generator
       genrep-shards verify data
       genrep-shards verify data --deep
+      genrep-shards verify data --prove 1%
     """
-    from genrep.shards.info import printable
     from genrep.shards.layout import layout_of
     from genrep.shards.manifest import read_recipe
     from genrep.shards.reader import check_finished
+    from genrep.shards.verify import shards_of
     from genrep.shards.verify import verify as find_faults
 
-    with faults_in_one_line():
-        check_finished(folder)
-        num_samples = layout_of(read_recipe(folder)).num_samples
-        with progress_bar(" samples", quiet=quiet) as show:
+    proof = None
+    with faults_in_one_line(), progress_bar(" samples", quiet=quiet) as show:
+        root, wanted = shards_of(folder)
+        check_finished(root)
+        specs = layout_of(read_recipe(root)).shards
+        num_samples = sum(spec.count for spec in specs if wanted is None or spec.name in wanted)
+        if share is None:
             done = 0
 
             def advance(samples: int) -> None:
@@ -89,15 +114,97 @@ def verify(folder: Location, *, deep: bool, quiet: bool) -> None:
                 show(done, num_samples)
 
             faults = find_faults(folder, deep=deep, progress=advance)
+        else:
+            proof = rebuild().prove(
+                folder,
+                share=share,
+                seed=drawn_seed() if seed is None else seed,
+                deep=deep,
+                chosen=chosen_generator(**generator),
+                progress=show,
+            )
+            faults = proof.faults
     for fault in faults:
-        click.echo(printable(str(fault)))
+        click.echo(str(fault))
     if faults:
+        seeded = f"; rendered again from --seed {proof.seed}" if proof else ""
         raise click.ClickException(
-            f"{folder} is damaged ({len(faults)} found): get these files again, or remove the shards with their tables "
-            "and run the command that made the set"
+            f"{folder} is damaged ({len(faults)} found{seeded}): get these files again, or mend them with "
+            f"genrep-shards repair {root}"
         )
     if not quiet:
         click.echo(f"{folder} is whole: {num_samples:,} samples{' and every member' if deep else ''} checked")
+    if not quiet and proof:
+        click.echo(proof.told)
+
+
+@main.command()
+@folder_argument
+@click.option("--quiet", is_flag=True, expose_value=False, help="No progress bar and no summary: there are none.")
+def recipe(folder: Location) -> None:
+    """Print the recipe of a set, from which genrep-generate makes the same set again.
+
+    \b
+    Example: a set sent as a few kilobytes
+      genrep-shards recipe data > recipe.json
+      genrep-generate --from-recipe recipe.json --out again
+    """
+    from genrep.shards.manifest import json_bytes, read_recipe
+
+    with faults_in_one_line():
+        content = json_bytes(read_recipe(folder))
+    click.echo(content, nl=False)
+
+
+@main.command()
+@click.argument("first", metavar="DIR", type=LOCATION)
+@click.argument("second", metavar="OTHER", type=LOCATION)
+@quiet_option
+def diff(first: Location, second: Location, *, quiet: bool) -> None:
+    """Say in which respect two sets differ, and by how much; the exit status is 1 if a sample does.
+
+    Compared are recipe, layout, and of the samples that both have labels, latents, metadata, pixels and encoding.
+
+    \b
+    Example: is a set that was made again the same?
+      genrep-shards diff data again
+    """
+    from genrep.shards.diff import diff as compare
+
+    with faults_in_one_line(), progress_bar(" samples", quiet=quiet) as show:
+        found = compare(first, second, progress=show)
+    if not quiet:
+        for respect, told in found.lines().items():
+            click.echo(f"{respect:<10}{printable(told)}")
+    if found.respects:
+        raise click.ClickException(f"{first} and {second} are {found.verdict}")
+    if not quiet:
+        click.echo(found.verdict)
+
+
+@main.command()
+@folder_argument
+@click.option("--samples", required=True, help="Sample indices by number and range, joined by commas: 0-999,5000.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write.")
+@quiet_option
+def subset(folder: Location, *, samples: str, out: Path, quiet: bool) -> None:
+    """Name some samples of a set in a small file, which verify, genrep-train and export take in place of a set.
+
+    It holds the path of DIR relative to it, the sha256 of its manifest, and the ranges; no sample is copied.
+
+    \b
+    Example: training on the first thousand samples
+      genrep-shards subset data --samples 0-999 --out first.json
+      genrep-train --shards first.json
+    """
+    from genrep.shards import atomic
+    from genrep.shards.subset import parse_ranges, subset_bytes
+
+    with faults_in_one_line():
+        ranges = parse_ranges(samples)
+        atomic.write(out, subset_bytes(folder, ranges, path=out))
+    if not quiet:
+        click.echo(f"{sum(map(len, ranges)):,} samples of {folder} in {out}")
 
 
 @main.command()

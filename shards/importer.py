@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from genrep.shards import fashion_mnist, philox
 from genrep.shards.batch import Batch
-from genrep.shards.codec import MAX_PIXELS, codec_versions, default_format
+from genrep.shards.codec import codec_versions, default_format
 from genrep.shards.errors import DataError
-from genrep.shards.layout import FORMAT, ShardSpec, default_shard_size
+from genrep.shards.layout import FORMAT, MAX_PIXELS, ShardSpec, default_shard_size
 from genrep.shards.location import Location
 from genrep.shards.manifest import Manifest
 from genrep.shards.writer import DatasetWriter

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from genrep.shards.errors import printable
 from genrep.shards.layout import RECIPE
 from genrep.shards.location import RemotePath
 from genrep.shards.reader import ShardDataset
@@ -82,11 +83,6 @@ def as_text(told: Mapping[str, Any]) -> str:
     return "\n".join(
         printable(name).ljust(width) + text.replace("\n", "\n" + " " * width) for name, text in rows.items()
     )
-
-
-def printable(text: str) -> str:
-    """Text that may come from elsewhere, in one line and unable to move a cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _part(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """The manifest, and reading what a dataset folder says of itself in JSON."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ def _totals(recipe: Mapping[str, Any], shards: Sequence[ShardEntry]) -> dict[str
     samples = sum(shard.count for shard in shards)
     return {
         "samples": samples,
-        "images": samples * (1 + layout_of(recipe).num_views),
+        "images": samples * layout_of(recipe).num_images,
         "shards": len(shards),
         "bytes": sum(shard.bytes for shard in shards),
     }
@@ -110,12 +111,28 @@ def read_recipe(folder: Location) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: name one that genrep-generate or genrep-shards import made")
-    recipe = _read_object(folder / RECIPE, "name a folder that genrep-generate or genrep-shards import made")
+    recipe = read_object(folder / RECIPE, "name a folder that genrep-generate or genrep-shards import made")
     try:
         layout_of(recipe)
     except DataError as error:
         raise DataError(f"{folder / RECIPE}: {error}") from error
     return recipe
+
+
+def recipe_differences(theirs: Any, ours: Any, field: str = "") -> list[tuple[str, str, str]]:
+    """Dotted name and both values, shortened, of every field in which two recipes differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            difference
+            for name in sorted(theirs.keys() | ours.keys())
+            for difference in recipe_differences(theirs.get(name), ours.get(name), f"{field}.{name}".lstrip("."))
+        ]
+    return [] if theirs == ours else [(field, _shortened(theirs), _shortened(ours))]
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_manifest(folder: Location) -> Manifest:
@@ -126,7 +143,7 @@ def read_manifest(folder: Location) -> Manifest:
     """
     recipe = read_recipe(folder)
     path = folder / MANIFEST
-    content = _read_object(path, "the set is not finished, run the command that makes it again")
+    content = read_object(path, "the set is not finished, run the command that makes it again")
     try:
         manifest = Manifest(**content | {"shards": tuple(ShardEntry(**entry) for entry in content["shards"])})
     except (KeyError, TypeError) as error:
@@ -139,16 +156,22 @@ def read_manifest(folder: Location) -> Manifest:
     return manifest
 
 
-def _read_object(path: Location, remedy: str) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: {remedy}") from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): see that you may read it, and that its place can be reached"
-        ) from error
+def manifest_sha256(folder: Location) -> str:
+    """Identity of a finished set, in hexadecimal digits.
+
+    Raises:
+        DataError: If there is no manifest.
+    """
+    return hashlib.sha256(_read(folder / MANIFEST, "name the folder of a finished set")).hexdigest()
+
+
+def read_object(path: Location, remedy: str) -> dict[str, Any]:
+    """A JSON object from a file of bounded size.
+
+    Raises:
+        DataError: If it is missing (then with this remedy) or something else.
+    """
+    text = _read(path, remedy)
     try:
         value = json.loads(text) if len(text) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError) as error:
@@ -156,3 +179,18 @@ def _read_object(path: Location, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} is no JSON object of at most {MAX_JSON_BYTES:,} bytes: get the set again")
     return value
+
+
+def _read(path: Location, remedy: str) -> bytes:
+    """Not more than a little over ``MAX_JSON_BYTES``."""
+    try:
+        if not path.is_file() and path.exists():  # opening a pipe would wait for its other end
+            raise DataError(f"{path} is no file: {remedy}")
+        with path.open("rb") as file:
+            return file.read(MAX_JSON_BYTES + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: {remedy}") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): see that you may read it, and that its place can be reached"
+        ) from error

@@ -81,7 +81,9 @@ def view_columns(dataset: ShardDataset, positions: Sequence[int]) -> list[Column
     heads = [
         f"{kind} {kinds[: view + 1].count(kind)}" if kinds.count(kind) > 1 else kind for view, kind in enumerate(kinds)
     ]
-    return [Column(head, [sample.images[row] for sample in samples]) for row, head in enumerate(["anchor", *heads])]
+    if dataset.has_anchors:
+        heads.insert(0, "anchor")
+    return [Column(head, [sample.images[row] for sample in samples]) for row, head in enumerate(heads)]
 
 
 def panel_columns(dataset: ShardDataset, positions: Sequence[int]) -> list[Column]:

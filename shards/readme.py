@@ -32,19 +32,19 @@ folder without it is not finished. `genrep-shards verify FOLDER` compares the ar
 def title(manifest: Manifest) -> str:
     layout = layout_of(manifest.recipe)
     height, width, _ = layout.image_shape
-    return f"{layout.num_samples:,} samples of {1 + layout.num_views} x {height} x {width} px"
+    return f"{layout.num_samples:,} samples of {layout.num_images} x {height} x {width} px"
 
 
 def how_to_read(manifest: Manifest) -> str:
     """Members of a sample, and the lines of Python that read them."""
     layout, totals = layout_of(manifest.recipe), manifest.totals
     colours = "grey" if layout.image_shape[2] == 1 else "RGB"
-    images = ", ".join(f"`{member}`" for member in layout.members[: 1 + layout.num_views])
+    images = ", ".join(f"`{member}`" for member in layout.members[: layout.num_images])
     size = f"{totals['shards']:,} tar archives in WebDataset convention, {totals['bytes']:,} bytes"
     return f"""{size}. A sample's key is its index in
 nine digits; its members are
 
-- {images}: {colours} images, the anchor first;
+- {images}: {colours} images{", the anchor first" if layout.image_numbers.start == 0 else ""};
 - `latents.npy`: float32, one row an image, the generator's input that gave it (no columns if there was none);
 - `cls`: {label_meaning(manifest)}, -1 without classes;
 - `json`: index, class name, kind and parameters of each view.
@@ -83,6 +83,11 @@ def origin(manifest: Manifest) -> str:
     if recipe.get("kind") == "imported":
         return "The images were imported from an existing collection, named in `recipe.json`; they were not generated."
     name = plain(str(recipe.get("generator", {}).get("name", "named in recipe.json")))
+    if parent := recipe.get("parent"):
+        return (
+            f"Views rendered by the generator `{name}` for the anchors of another set, whose `manifest.json` has the\n"
+            f"sha256 `{parent['manifest_sha256']}`. To use both: `genrep-train --shards THAT --join THIS`."
+        )
     return (
         f"No photographs: every image was rendered by the generator `{name}`, whose faults and biases it carries, and\n"
         "what its views share is what that generator keeps fixed."

@@ -15,6 +15,7 @@ from genrep.shards.location import Location
 
 METADATA_KEY = b"genrep"
 MAX_BYTES = 2**30  # of a table that is fetched
+MAX_CELL_BYTES = 64  # on the average: a hash has 32
 PARTS = ("keys", "labels", "offsets", "sizes", "digests", "columns")
 
 
@@ -108,6 +109,9 @@ def read_table(
                 _refuse(path, f"its columns are not those of samples of {', '.join(members)}")
             if num_rows != num_samples or 32 * num_rows * len(members) > size:
                 _refuse(path, f"it has {num_rows} rows in {size} bytes for {num_samples} samples")
+            unpacked = _unpacked_bytes(file.metadata)
+            if unpacked > (num_rows + 1024) * MAX_CELL_BYTES * len(expected):
+                _refuse(path, f"its {num_rows} rows unpack to {unpacked:,} bytes")
             wanted = [name for name in expected if _part(name) in parts]
             # without threads: a reader has its own
             read = dict(zip(wanted, file.read(wanted, use_threads=False).columns, strict=True))
@@ -131,6 +135,12 @@ def read_table(
         digests=by_member("sha256"),
         columns={name: _values(column) for name, column in read.items() if _part(name) == "columns"},
     )
+
+
+def _unpacked_bytes(metadata: Any) -> int:
+    """What the columns claim to become once they are unpacked: a long text packs to next to nothing."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return sum(group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns))
 
 
 def read_facts(path: Location) -> ShardFacts:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from genrep.shards import tar
 from genrep.shards.codec import decode_into
-from genrep.shards.errors import DataError
-from genrep.shards.layout import MANIFEST, WIDS_INDEX, SetLayout, ShardSpec, layout_of
+from genrep.shards.errors import DataError, printable
+from genrep.shards.layout import MANIFEST, WIDS_INDEX, SetLayout, ShardSpec, key, layout_of
 from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import ShardEntry, build_manifest, read_manifest, read_recipe, wids_bytes
 from genrep.shards.npy import latents_of
+from genrep.shards.subset import read_subset
 from genrep.shards.table import ShardFacts, ShardTable, read_table
 
 MAX_FAULTS = 20  # listed for one shard
@@ -45,7 +46,7 @@ class Fault:
     def __str__(self) -> str:
         sample = f", sample {self.key}" if self.key else ""
         member = f", {self.member}" if self.member else ""
-        return f"{self.shard}{sample}{member}: {self.message}"
+        return printable(f"{self.shard}{sample}{member}: {self.message}")
 
 
 def verify(
@@ -57,6 +58,7 @@ def verify(
     those of the members in the table. A shard with another sha256 is searched for the members that differ.
 
     Args:
+        folder: Of the set; or the file of a subset, of whose parent only the shards that it names are looked at.
         deep: Compare every member with its sha256 in the table, and read it: images of the right size, latents,
             label, metadata.
         progress: Called after each shard with the number of its samples.
@@ -64,32 +66,52 @@ def verify(
     Raises:
         DataError: If the folder is none of a set.
     """
-    folder = location(folder)
+    folder, wanted = shards_of(location(folder))
     recipe = read_recipe(folder)
     layout = layout_of(recipe)
     plan = layout.shards
     faults: list[Fault] = []
     facts: dict[ShardSpec, ShardFacts] = {}
     for spec in plan:
-        path = folder / spec.name
-        try:
-            table = read_table(folder / spec.table, members=layout.members, num_samples=spec.count)
-        except DataError as error:
-            faults += [Fault(spec.name, "", "", str(error)), *_faults_without_table(path, spec, layout)]
-        else:
-            facts[spec] = table.facts
-            faults += _first(_faults_of_shard(path, spec, layout, table, deep=deep), spec)
-        if progress is not None:
-            progress(spec.count)
+        if wanted is None or spec.name in wanted:
+            found, shard_faults = check_shard(folder, spec, layout, deep=deep)
+            faults += shard_faults
+            if found is not None:
+                facts[spec] = found
+            if progress is not None:
+                progress(spec.count)
     planned = {spec.name for spec in plan}
     strangers = sorted(path.name for path in folder.glob("shard-*.tar") if path.name not in planned)
     faults += [Fault(name, "", "", "is no shard of this recipe: remove it") for name in strangers]
     return faults + _faults_of_manifest(folder, recipe, facts)
 
 
-def _first(faults: Iterator[Fault], spec: ShardSpec) -> list[Fault]:
-    listed = list(islice(faults, MAX_FAULTS))
-    return listed + [Fault(spec.name, "", "", "has more faults than these") for _ in islice(faults, 1)]
+def shards_of(path: Location) -> tuple[Location, set[str] | None]:
+    """Folder of a set, or of a subset's parent, and the names of the subset's shards; None for all."""
+    if not (isinstance(path, Path) and path.is_file()):
+        return path, None
+    subset = read_subset(path)
+    plan = layout_of(read_recipe(subset.folder)).shards
+    chosen = np.searchsorted([spec.first for spec in plan], subset.indices, side="right") - 1
+    return subset.folder, {plan[number].name for number in np.unique(chosen).tolist()}
+
+
+def check_shard(
+    folder: Location, spec: ShardSpec, layout: SetLayout, *, deep: bool
+) -> tuple[ShardFacts | None, list[Fault]]:
+    """What the table of a shard says, if it can be read, and what is wrong with tar and table."""
+    path = folder / spec.name
+    try:
+        table = read_table(folder / spec.table, members=layout.members, num_samples=spec.count)
+    except DataError as error:
+        return None, [Fault(spec.name, "", "", str(error)), *_faults_without_table(path, spec, layout)]
+    return table.facts, listed(_faults_of_shard(path, spec, layout, table, deep=deep), spec)
+
+
+def listed(faults: Iterator[Fault], spec: ShardSpec) -> list[Fault]:
+    """Not more than a person reads."""
+    first = list(islice(faults, MAX_FAULTS))
+    return first + [Fault(spec.name, "", "", "has more faults than these") for _ in islice(faults, 1)]
 
 
 def _faults_of_manifest(
@@ -124,12 +146,13 @@ def _differing(listed: ShardEntry, expected: ShardEntry) -> str:
 
 def _faults_without_table(path: Location, spec: ShardSpec, layout: SetLayout) -> list[Fault]:
     """What can be said of a tar whose table is of no use."""
-    expected = [f"{key}.{member}" for key in spec.keys for member in layout.members]
+    expected = (f"{key(spec.first + row)}.{member}" for row in range(spec.count) for member in layout.members)
     try:
-        names = [member.name for member in islice(tar.walk(_mapped(path)), len(expected) + 1)]
+        found = (member.name for member in tar.walk(mapped(path)))
+        is_right = all(name == other for name, other in zip_longest(found, expected))
     except DataError as error:
         return [Fault(spec.name, "", "", str(error))]
-    return [] if names == expected else [Fault(spec.name, "", "", "does not hold the members of its samples in order")]
+    return [] if is_right else [Fault(spec.name, "", "", "does not hold the members of its samples in order")]
 
 
 def _faults_of_shard(
@@ -137,7 +160,7 @@ def _faults_of_shard(
 ) -> Iterator[Fault]:
     """Hold one tar against its table."""
     try:
-        archive = _mapped(path)
+        archive = mapped(path)
         found = _sha256(path) if isinstance(path, Path) else sha256(archive).hexdigest()
     except DataError as error:
         yield Fault(spec.name, "", "", str(error))
@@ -179,8 +202,9 @@ def _faults_of_headers(archive: memoryview, spec: ShardSpec, table: ShardTable) 
     found = blocks.take(_in_archive_order(table.offsets) // tar.BLOCK - 1, axis=0)
     if not np.array_equal(found, expected):
         for name in names[(found != expected).any(axis=1)].tolist():
-            key, _, member = name.decode().partition(".")
-            yield Fault(spec.name, key, member, "its header in the tar is not that of this member in the table")
+            sample_key, _, member = name.decode().partition(".")
+            message = "its header in the tar is not that of this member in the table"
+            yield Fault(spec.name, sample_key, member, message)
 
 
 def _in_archive_order(by_member: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -194,24 +218,24 @@ def _faults_of_members(
     image = np.empty(layout.image_shape, np.uint8)
     places = {m: list(zip(table.offsets[m].tolist(), table.sizes[m].tolist(), strict=True)) for m in layout.members}
     digests = {member: table.digests[member].tobytes() for member in layout.members}
-    for row, (key, label) in enumerate(zip(spec.keys, table.labels.tolist(), strict=True)):
+    for row, label in enumerate(table.labels.tolist()):
         for member in layout.members:
             offset, size = places[member][row]
             content = archive[offset : offset + size]
             if sha256(content).digest() != digests[member][32 * row : 32 * row + 32]:
-                yield Fault(spec.name, key, member, "differs from its sha256 in the table")
+                yield Fault(spec.name, key(spec.first + row), member, "differs from its sha256 in the table")
             elif deep:
                 try:
                     _check_content(member, content, layout, index=spec.first + row, label=label, image=image)
                 except DataError as error:
-                    yield Fault(spec.name, key, member, str(error))
+                    yield Fault(spec.name, key(spec.first + row), member, str(error))
 
 
 def _check_content(
     member: str, content: memoryview, layout: SetLayout, *, index: int, label: int, image: NDArray[np.uint8]
 ) -> None:
     if member == "latents.npy":
-        latents_of(content, num_images=1 + layout.num_views)
+        latents_of(content, num_images=layout.num_images)
     elif member == "cls":
         if content != b"%d" % label:
             raise DataError(f"is {bytes(content[:20])!r} where the table has label {label}")
@@ -226,7 +250,7 @@ def _check_content(
         decode_into(content, image)
 
 
-def _mapped(path: Location) -> memoryview:
+def mapped(path: Location) -> memoryview:
     """The bytes of a file, unread; those of a store are fetched, whatever the cache holds."""
     if not path.is_file():  # opening a pipe would wait for its other end
         raise DataError("is missing")

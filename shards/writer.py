@@ -20,13 +20,21 @@ from genrep.shards.codec import encode
 from genrep.shards.errors import DataError
 from genrep.shards.layout import MANIFEST, README, RECIPE, TABLES, WIDS_INDEX, SetLayout, ShardSpec, layout_of
 from genrep.shards.location import Location, RemotePath, location
-from genrep.shards.manifest import Manifest, build_manifest, json_bytes, manifest_bytes, read_recipe, wids_bytes
+from genrep.shards.manifest import (
+    Manifest,
+    build_manifest,
+    json_bytes,
+    manifest_bytes,
+    read_recipe,
+    recipe_differences,
+    wids_bytes,
+)
 from genrep.shards.npy import npy_header
 from genrep.shards.readme import readme_bytes
+from genrep.shards.sample import meta_bytes
 from genrep.shards.table import ShardFacts, ShardTable, read_facts, table_bytes
 
 REQUESTS = 16  # to a store at a time
-_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class DatasetWriter:
@@ -84,6 +92,17 @@ class DatasetWriter:
         """
         if self._facts(spec) is not None:
             return
+        shard = self.pack_shard(spec, batches, environment)
+        atomic.commit(  # under a lock: a table never meets the tar of another environment
+            self.folder / spec.table,
+            shard.table,
+            self.folder / spec.name,
+            shard.archive,
+            lock=self.folder / RECIPE,
+        )
+
+    def pack_shard(self, spec: ShardSpec, batches: Iterable[Batch], environment: Mapping[str, Any]) -> "PackedShard":
+        """Encode the samples of a shard and leave it in memory; arguments as of ``write_shard``."""
         samples = _joined(list(self._encoded(spec, batches)))
         members = self._layout.members
         archive = tar.pack(tar.member_names(spec.first, spec.count, members), samples.contents)
@@ -102,13 +121,25 @@ class DatasetWriter:
             digests=by_member(samples.digests),
             columns=samples.columns,
         )
-        atomic.commit(  # under a lock: a table never meets the tar of another environment
-            self.folder / spec.table,
-            table_bytes(table),
-            self.folder / spec.name,
-            archive,
-            lock=self.folder / RECIPE,
-        )
+        return PackedShard(table.facts, table_bytes(table), archive)
+
+    def replace_shard(self, spec: ShardSpec, shard: "PackedShard") -> bool:
+        """Put a shard in the place of a broken or missing one; a file that is as it should be is left alone.
+
+        Returns:
+            Whether any was not.
+
+        Raises:
+            DataError: If something cannot be written.
+        """
+        files: dict[Location, bytes | memoryview] = {
+            self.folder / spec.table: shard.table,
+            self.folder / spec.name: shard.archive,
+        }
+        wrong = [path for path, content in files.items() if not _holds(path, content)]
+        for path in wrong:
+            atomic.write(path, files[path])
+        return bool(wrong)
 
     def finish(self) -> Manifest:
         """Write what describes the finished set, its manifest last; one that is there already stays as it is.
@@ -124,13 +155,13 @@ class DatasetWriter:
                 "run the same command to continue"
             )
         manifest = build_manifest(self.recipe, facts)
-        content, path = manifest_bytes(manifest), self.folder / MANIFEST
-        with atomic.reported(path):
-            is_there = path.exists() and path.read_bytes() == content
-        if not is_there:
+        is_new = not _holds(self.folder / MANIFEST, manifest_bytes(manifest))
+        if is_new:  # else somebody may have written a better one
             atomic.write(self.folder / README, readme_bytes(manifest))
+        if is_new or not _holds(self.folder / WIDS_INDEX, wids_bytes(manifest)):
             atomic.write(self.folder / WIDS_INDEX, wids_bytes(manifest))
-            atomic.write(path, content)  # last: its presence means finished
+        if is_new:
+            atomic.write(self.folder / MANIFEST, manifest_bytes(manifest))  # last: its presence means finished
         return manifest
 
     def _all_facts(self) -> dict[ShardSpec, ShardFacts | None]:
@@ -175,6 +206,15 @@ class DatasetWriter:
 
 
 @dataclass(frozen=True)
+class PackedShard:
+    """A shard in memory: what its table says of it, the table's bytes and the tar's."""
+
+    facts: ShardFacts
+    table: bytes
+    archive: memoryview
+
+
+@dataclass(frozen=True)
 class _Encoded:
     """B samples of M members: contents B * M in archive order, digests uint8 (B * M, 32), labels and columns (B,)."""
 
@@ -185,17 +225,32 @@ class _Encoded:
 
 
 def _encode(batch: Batch, layout: SetLayout) -> _Encoded:
-    num_views = batch.images.shape[1]
+    num_images = batch.images.shape[1]
     flat = batch.images.reshape(-1, *batch.images.shape[2:])
     images = encode(flat, format=layout.image_format, quality=layout.quality)
-    latents = batch.latents.astype("<f4", copy=False)
-    header = npy_header(latents.shape[1:])
     contents = []
-    for row, (label, meta) in enumerate(zip(batch.labels.tolist(), batch.meta, strict=True)):
-        contents += images[row * num_views : (row + 1) * num_views]
-        contents += (header + latents[row].tobytes(), b"%d" % label, _to_json(meta).encode())
+    for row, facts in enumerate(described(batch.latents, batch.labels, batch.meta)):
+        contents += images[row * num_images : (row + 1) * num_images]
+        contents += facts
     digests = b"".join([sha256(content).digest() for content in contents])
     return _Encoded(contents, np.frombuffer(digests, np.uint8).reshape(-1, 32), batch.labels, batch.columns)
+
+
+def described(
+    latents: NDArray[np.float32], labels: NDArray[np.int64], meta: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The members of B samples that are no images: ``latents.npy``, ``cls`` and ``json``."""
+    latents = latents.astype("<f4", copy=False)
+    header = npy_header(latents.shape[1:])
+    for rows, label, description in zip(latents, labels.tolist(), meta, strict=True):
+        yield header + rows.tobytes(), b"%d" % label, meta_bytes(description)
+
+
+def _holds(path: Location, content: bytes | memoryview) -> bool:
+    """Whether a file is there, in its own right, with this content."""
+    is_link = isinstance(path, Path) and path.is_symlink()
+    with atomic.reported(path):
+        return not is_link and path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _joined(parts: Sequence[_Encoded]) -> _Encoded:
@@ -225,29 +280,17 @@ def _claim(folder: Location, recipe: Mapping[str, Any]) -> None:
                 with suppress(OSError):  # not empty any more: another process goes on here
                     folder.rmdir()
             raise
-    differences = _differences(read_recipe(folder), recipe)
+    differences = recipe_differences(read_recipe(folder), recipe)
     if differences:
         told = "; ".join(f"{field} is {theirs} there and {ours} here" for field, theirs, ours in differences[:8])
         more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
         raise DataError(f"{folder} holds another set: {told}{more}: choose another folder, or ask for the same set")
     tables = folder / TABLES
+    if isinstance(tables, Path) and tables.is_symlink():
+        raise DataError(
+            f"{tables} is a link, and what lies behind it is no part of the set: put the folder there itself"
+        )
     with atomic.reported(tables):
         tables.mkdir(exist_ok=True)
     atomic.remove_stale(folder)
     atomic.remove_stale(tables)
-
-
-def _differences(theirs: Any, ours: Any, field: str = "") -> list[tuple[str, str, str]]:
-    """Dotted name and both values, shortened, of every field in which two recipes differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        return [
-            difference
-            for name in sorted(theirs.keys() | ours.keys())
-            for difference in _differences(theirs.get(name), ours.get(name), f"{field}.{name}".lstrip("."))
-        ]
-    return [] if theirs == ours else [(field, _shortened(theirs), _shortened(ours))]
-
-
-def _shortened(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -110,7 +110,15 @@ class _Positives(click.ParamType):
 
 
 @click.command(cls=Command)
-@click.option("--shards", "folder", metavar="DIR", type=LOCATION, required=True, help="Folder or URL of the data set.")
+@click.option(
+    "--shards",
+    "folder",
+    metavar="DIR",
+    type=LOCATION,
+    required=True,
+    help="Folder or URL of the data set, or the file of a subset.",
+)
+@click.option("--join", metavar="DIR", type=LOCATION, help="Views added to that data set (genrep-shards add-views).")
 @click.option("--mix", type=_Mix(), metavar="SHARDS:RATIO", help=HELP["mix"])
 @click.option("--loader", type=click.Choice(["webdataset", "ffcv"]), default="webdataset", help=HELP["loader"])
 @click.option("--beton", type=click.Path(path_type=Path), metavar="FILE", help=HELP["beton"])
@@ -158,7 +166,15 @@ class _Positives(click.ParamType):
 @click.option("--show-config", is_flag=True, help="Print the settings as JSON and end.")
 @click.option("--resume", is_flag=True, help=HELP["resume"])
 @click.option("--quiet", is_flag=True, help="Only errors.")
-def main(folder: Location, out: Path | None, show_config: bool, resume: bool, quiet: bool, **settings: Any) -> None:
+def main(
+    folder: Location,
+    join: Location | None,
+    out: Path | None,
+    show_config: bool,
+    resume: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
     """Train an encoder on shards.
 
     The same command continues a run that was stopped, from its last checkpoint. The run's folder receives
@@ -178,7 +194,7 @@ def main(folder: Location, out: Path | None, show_config: bool, resume: bool, qu
     execution = {name: settings.pop(name) for name in EXECUTION}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
-        _main(folder, out, settings, show_config=show_config, resume=resume, quiet=quiet, **execution)
+        _main(folder, join, out, settings, show_config=show_config, resume=resume, quiet=quiet, **execution)
     except DataError as error:
         from genrep.train.ranks import SaidElsewhereError
 
@@ -191,6 +207,7 @@ def main(folder: Location, out: Path | None, show_config: bool, resume: bool, qu
 
 def _main(
     folder: Location,
+    join: Location | None,
     out: Path | None,
     settings: dict[str, Any],
     *,
@@ -223,7 +240,7 @@ def _main(
     device, mix = _device(device), settings.pop("mix")
     settings["dtype"] = settings["dtype"] or ("bfloat16" if device.startswith("cuda") else "float32")
     with joined(device) as ranks:
-        shards = ranks.agreed(lambda: genrep.shards.open(folder))
+        shards = ranks.agreed(lambda: genrep.shards.open(folder, join=join))
         mixed, mix_ratio = None, 0.0
         if mix:
             mixed, mix_ratio = ranks.agreed(lambda: genrep.shards.open(mix[0])), mix[1]
@@ -239,7 +256,7 @@ def _main(
                 (batch,) = islice(Loader(shards, config, images=images, mixed=mixed, skip_bad=skip_bad).batches(0), 1)
                 atomic.write(show_pairs, batch_sheet(batch, shards, config))
             return
-        run = out or Path("runs") / f"{folder.resolve().name}-{config.method}-seed{config.seed}"
+        run = out or Path("runs") / f"{folder.resolve().name.removesuffix('.json')}-{config.method}-seed{config.seed}"
         torch.set_num_threads(threads or torch.get_num_threads())
         threads = torch.get_num_threads()
         if resume and not ranks.rank and not checkpoints(run):
@@ -248,6 +265,7 @@ def _main(
             click.echo(_summary(config, shards.channels, run), err=True)
         record = {
             "shards": str(folder),
+            **({} if join is None else {"join": str(join)}),
             "command": shlex.join(["genrep-train", *sys.argv[1:]]),
             "environment": {
                 "torch": torch.__version__,

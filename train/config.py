@@ -294,6 +294,8 @@ def resolve(
     Raises:
         DataError: If the set has no labels, latents, views or samples enough for what is asked.
     """
+    if not shards.has_anchors:
+        raise DataError(f"{shards.folder} holds added views alone: give it as --join, and as --shards its parent")
     chosen = PRESETS[preset] if preset else preset_for(shards.image_shape)
     num_samples = len(shards) if limit is None else limit
     batch_size = batch_size or chosen.batch_size

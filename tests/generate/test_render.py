@@ -112,10 +112,17 @@ def test_the_network_sees_full_micro_batches_only(convolutional):
     assert convolutional.plug_in.shapes == {(8, 16)}
 
 
-def test_a_first_sample_inside_a_micro_batch_is_refused(convolutional):
-    recipe = make_recipe(convolutional, micro_batch=8, shard_size=16)
-    with pytest.raises(ValueError, match="multiple of the micro-batch 8, got 4"):
-        next(Renderer(convolutional, recipe).batches(4, 8))
+@pytest.mark.parametrize("first", [1, 4, 7, 13])
+def test_samples_from_inside_a_micro_batch_on_are_those_of_the_whole(convolutional, first):
+    recipe = make_recipe(convolutional, num_samples=40, micro_batch=8, shard_size=40)
+    _, whole = rendered(convolutional, recipe, 0, 21)
+    convolutional.plug_in.shapes.clear()
+    batches, images = rendered(convolutional, recipe, first, 21 - first)
+    np.testing.assert_array_equal(images, whole[first:])
+    assert [index for batch in batches for index in range(batch.first, batch.first + len(batch))] == list(
+        range(first, 21)
+    )
+    assert convolutional.plug_in.shapes == {(8, 16)}
 
 
 def test_noise_is_shared_by_anchor_and_views_unless_fresh():

@@ -193,7 +193,7 @@ def test_noise_seeds_are_shared_by_the_views_unless_each_is_to_have_its_own():
 def test_the_json_and_the_columns_hold_the_very_strengths_that_moved_the_latent(recipe, walks):
     drawn = draw_samples(recipe, range(6))
     meta = json.loads(json.dumps(describe_samples(recipe, drawn)))
-    columns = strength_columns(drawn)
+    columns = strength_columns(recipe, drawn)
     assert list(columns) == ["view5.zoom", "view5.shift", "view6.zoom", "view6.shift"]
     for row, sample in enumerate(meta):
         assert sample["index"] == row

@@ -3,6 +3,7 @@ import struct
 import sys
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -95,6 +96,18 @@ def test_an_image_has_the_same_bytes_in_any_batch(image_format):
     whole = codec.encode(images, format=image_format)
     assert [codec.encode(image[None], format=image_format)[0] for image in images] == whole
     assert codec.encode(np.asfortranarray(images), format=image_format) == whole
+
+
+def test_an_image_has_the_same_bytes_whatever_lay_in_memory_and_whichever_thread_encodes_it():
+    images = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 8, 8, 1))
+    expected = codec.encode(images, format="png")
+    source = np.random.default_rng(0)
+    for _ in range(20):
+        rubbish = [source.bytes(size) for size in (1_000, 50_000, 300_000, 300_000, 2_000_000)]
+        del rubbish
+        assert codec.encode(images, format="png") == expected
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda _: codec.encode(images, format="png"), range(8))) == [expected] * 8
 
 
 def test_the_default_is_lossless_up_to_64_pixels():
