@@ -142,7 +142,7 @@ class Original:
         self.layout: SetLayout = layout_of(recipe.to_json())
         self.generator = chosen.load(recipe, where)
         device = resolve_device(chosen.device, Rank())
-        self.environment: dict[str, Any] = render_environment(device)
+        self.environment: dict[str, Any] = render_environment(device, recipe)
         self.renderer = Renderer(self.generator, recipe, device=device)
 
     def prove(

@@ -49,7 +49,7 @@ def croissant(manifest: Manifest) -> dict[str, Any]:
         }
         for shard in manifest.shards
     ]
-    images = [member.partition(".")[0] for member in layout.members[:-3]]  # then latents.npy, cls, json
+    images = [member.partition(".")[0] for member in layout.members[: layout.num_images]]
     mime = _MIME[layout.image_format]
     file_sets = [_file_set(name, f"*.{name}.{layout.image_format}", mime, tars) for name in images]
     file_sets += [

@@ -31,8 +31,8 @@ class Distances:
 
 
 def distances(dataset: ShardDataset, positions: Sequence[int]) -> Distances | None:
-    """Measure these samples; None if the set has no views or no latents."""
-    if not dataset.num_views or not dataset.latents(0).shape[1]:
+    """Measure these samples; None if the set has no anchors, no views or no latents."""
+    if not (dataset.has_anchors and dataset.num_views) or not dataset.latents(0).shape[1]:
         return None
     latents = np.stack([dataset.latents(position) for position in positions]).astype(np.float64)
     return Distances(

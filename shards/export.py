@@ -16,6 +16,14 @@ SOURCE = "genrep.json"
 Progress = Callable[[int, int], object]
 
 
+def open_with_anchors(folder: Location) -> ShardDataset:
+    """Open a set to export it; views without their anchors are refused like what is no set."""
+    dataset = ShardDataset(folder)
+    if not dataset.has_anchors:
+        raise DataError(f"{folder} holds views that were added to another set: export that set")
+    return dataset
+
+
 def claim(dataset: ShardDataset, out: Location, *, kind: str, settings: Mapping[str, Any] | None = None) -> None:
     """Make a folder that says which set it holds in which layout, or see that it is this one.
 

@@ -55,13 +55,13 @@ def ffcv(folder: Location, *, out: Path | None, images: Any, quiet: bool) -> Non
       genrep-shards export ffcv data --out data.beton
       genrep-train --shards data --loader ffcv
     """
+    from genrep.shards.export import open_with_anchors
     from genrep.shards.ffcv import beside, export_ffcv
-    from genrep.shards.reader import ShardDataset
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         with faults_in_one_line():
-            shards = ShardDataset(folder)
+            shards = open_with_anchors(folder)
             out = out or beside(folder)
             with progress_bar(" samples", quiet=quiet) as show:
                 size = export_ffcv(shards, out, images=images, progress=show)
@@ -86,10 +86,10 @@ def folder(folder: Location, *, out: Location, quiet: bool) -> None:
       genrep-shards export folder data --out folders
     """
     from genrep.shards.class_folders import check_local, export_folder
-    from genrep.shards.reader import ShardDataset
+    from genrep.shards.export import open_with_anchors
 
     with interruptible(out), faults_in_one_line(), progress_bar(" samples", quiet=quiet) as show:
-        num_images = export_folder(ShardDataset(folder), check_local(out), progress=show)
+        num_images = export_folder(open_with_anchors(folder), check_local(out), progress=show)
     if not quiet:
         click.echo(f"{num_images:,} images of {folder} in {out}/train")
 
@@ -105,11 +105,11 @@ def mds(folder: Location, *, out: Location, quiet: bool) -> None:
     Example:
       genrep-shards export mds data --out data-mds
     """
+    from genrep.shards.export import open_with_anchors
     from genrep.shards.mds import export_mds
-    from genrep.shards.reader import ShardDataset
 
     with interruptible(out), faults_in_one_line(), progress_bar(" samples", quiet=quiet) as show:
-        num_files = export_mds(ShardDataset(folder), out, progress=show)
+        num_files = export_mds(open_with_anchors(folder), out, progress=show)
     if not quiet:
         click.echo(f"{folder} as {num_files:,} MDS files in {out}")
 
@@ -127,10 +127,10 @@ def wds(folder: Location, *, image: str, out: Location, quiet: bool) -> None:
       genrep-shards export wds data --image anchor --out data-wds
       timm.data.create_dataset("wds/anchors", root="data-wds", split="train", is_training=True)
     """
+    from genrep.shards.export import open_with_anchors
     from genrep.shards.plain_wds import export_wds
-    from genrep.shards.reader import ShardDataset
 
     with interruptible(out), faults_in_one_line(), progress_bar(" samples", quiet=quiet) as show:
-        num_tars = export_wds(ShardDataset(folder), out, image=image, progress=show)
+        num_tars = export_wds(open_with_anchors(folder), out, image=image, progress=show)
     if not quiet:
         click.echo(f"{image} and label of {folder} as {num_tars:,} tars in {out}")

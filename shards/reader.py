@@ -155,13 +155,13 @@ class ShardDataset:
                 raise self._damage(position, name, str(error)) from error
 
     def latents(self, position: int) -> NDArray[np.float32]:
-        """float32 (1+K, D) of one sample, row 0 the anchor's.
+        """float32 (V, D) of one sample, a row an image; row 0 is the anchor's if the set has anchors.
 
         Raises:
             DataError: If they are damaged.
         """
         try:
-            return latents_of(self.members(position, ["latents.npy"])["latents.npy"], num_images=1 + self.num_views)
+            return latents_of(self.members(position, ["latents.npy"])["latents.npy"], num_images=self.num_images)
         except DataError as error:
             raise self._damage(position, "latents.npy", str(error)) from error
 
