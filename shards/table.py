@@ -101,7 +101,7 @@ def read_table(
     import pyarrow.parquet as pq
 
     try:
-        size = path.stat().st_size
+        size = _size(path)
         with pq.ParquetFile(_source(path, size)) as file:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
             expected = _schema(schema.names, members)
@@ -153,11 +153,19 @@ def read_facts(path: Location) -> ShardFacts:
     import pyarrow.parquet as pq
 
     try:
-        return _facts(path, pq.read_schema(_source(path, path.stat().st_size)))
+        return _facts(path, pq.read_schema(_source(path, _size(path))))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: {_REMEDY}") from error
     except (pa.ArrowException, OSError) as error:
         _refuse(path, " ".join(str(error).split())[:200])
+
+
+def _size(path: Location) -> int:
+    """In bytes, of what is a file: opening a pipe would wait for its other end."""
+    size = path.stat().st_size
+    if not path.is_file():
+        _refuse(path, "it is no file")
+    return size
 
 
 def _source(path: Location, size: int) -> Path | io.BytesIO:

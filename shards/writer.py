@@ -287,9 +287,7 @@ def _claim(folder: Location, recipe: Mapping[str, Any]) -> None:
         raise DataError(f"{folder} holds another set: {told}{more}: choose another folder, or ask for the same set")
     tables = folder / TABLES
     if isinstance(tables, Path) and tables.is_symlink():
-        raise DataError(
-            f"{tables} is a link, and what lies behind it is no part of the set: put the folder there itself"
-        )
+        raise DataError(f"{tables} is a link, and nothing is written through it: put a folder there")
     with atomic.reported(tables):
         tables.mkdir(exist_ok=True)
     atomic.remove_stale(folder)
