@@ -39,6 +39,10 @@ class RemotePath:
     def name(self) -> str:
         return self.url.rpartition("/")[2]
 
+    @property
+    def parent(self) -> "RemotePath":
+        return RemotePath(self.url.rpartition("/")[0])
+
     def resolve(self) -> "RemotePath":
         return self
 

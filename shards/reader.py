@@ -21,7 +21,7 @@ from genrep.shards.location import Location, RemotePath, location
 from genrep.shards.manifest import read_manifest, read_recipe
 from genrep.shards.npy import latents_of
 from genrep.shards.sample import Sample, parse_meta
-from genrep.shards.subset import read_subset
+from genrep.shards.subset import named
 from genrep.shards.table import ShardTable, read_table
 from genrep.shards.tar import BLOCK
 
@@ -36,7 +36,8 @@ def open(folder: Place, *, join: Place | None = None) -> "ShardDataset":
     """Open a finished set, or a subset of one, for random access.
 
     Args:
-        folder: Where it lies, a path or a URL such as ``s3://bucket/set``, or the file of a subset; tars of a store are
+        folder: Where it lies, a path or a URL such as ``s3://bucket/set``, some of its shards as in
+            ``DIR/shard-{000000..000009}.tar``, or the file of a subset; tars of a store are
             fetched as a whole when a sample of theirs is first asked for, checked, and kept in a cache of bounded size
             (``cache.py``).
         join: Where views that were added to this set lie.
@@ -76,7 +77,7 @@ class ShardDataset:
 
     def __init__(self, folder: Place) -> None:
         self._path = location(folder)
-        subset = read_subset(self._path) if isinstance(self._path, Path) and self._path.is_file() else None
+        subset = named(self._path)
         self.folder: Location = self._path if subset is None else subset.folder
         check_finished(self.folder)
         self.manifest = read_manifest(self.folder)

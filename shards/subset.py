@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.shards.errors import DataError
-from genrep.shards.layout import FORMAT, MAX_SAMPLES
+from genrep.shards.layout import FORMAT, MAX_SAMPLES, layout_of
 from genrep.shards.location import Location
-from genrep.shards.manifest import json_bytes, manifest_sha256, read_manifest, read_object
+from genrep.shards.manifest import json_bytes, manifest_sha256, read_manifest, read_object, read_recipe
 
 KIND = "subset"
+_SHARDS = re.compile(r"shard-(?:(?P<one>[0-9]{6})|\{(?P<first>[0-9]{6})\.\.(?P<last>[0-9]{6})\})\.tar")
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,34 @@ class Subset:
         ranges: Of sample indices, in ascending order, none empty, none touching another.
     """
 
-    folder: Path
+    folder: Location
     ranges: tuple[range, ...]
 
     @property
     def indices(self) -> NDArray[np.int64]:
         """Sample indices (N,), ascending."""
         return np.concatenate([np.arange(part.start, part.stop) for part in self.ranges])
+
+
+def named(place: Location) -> Subset | None:
+    """What is named of a set: a file of a subset, or shards as in ``DIR/shard-{000000..000009}.tar``.
+
+    Returns:
+        None for anything else: a whole set.
+
+    Raises:
+        DataError: If there is no such set, or it has not these shards; and as ``read_subset``.
+    """
+    match = _SHARDS.fullmatch(place.name)
+    if match is None:
+        return read_subset(place) if isinstance(place, Path) and place.is_file() else None
+    first, last = int(match["first"] or match["one"]), int(match["last"] or match["one"])
+    shards = layout_of(read_recipe(place.parent)).shards
+    if not first <= last < len(shards):
+        raise DataError(
+            f"{place}: {place.parent} has the shards {shards[0].name} to {shards[-1].name}: name some of these"
+        )
+    return Subset(place.parent, (range(shards[first].first, shards[last].first + shards[last].count),))
 
 
 def parse_ranges(text: str) -> tuple[range, ...]:

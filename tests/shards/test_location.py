@@ -255,6 +255,29 @@ def test_prefetching_fetches_what_is_asked_for_and_nothing_of_a_folder(url, tiny
     assert {file.stem for file in cache_folder.glob("*.tar")} == wanted
 
 
+@pytest.mark.parametrize(
+    ("shards", "indices"),
+    [
+        ("shard-{000001..000002}.tar", range(4, 10)),
+        ("shard-000000.tar", range(4)),
+        ("shard-{000000..000002}.tar", range(10)),
+    ],
+)
+def test_a_brace_pattern_names_some_shards_of_a_set_in_a_folder_or_a_store(url, tiny_set, shards, indices):
+    write_set(url)
+    for place in (f"{url}/{shards}", tiny_set / shards):
+        dataset = pickle.loads(pickle.dumps(genrep.shards.open(place)))
+        assert [sample.index for sample in dataset] == list(indices)
+        assert dataset.labels.tolist() == [index % 2 for index in indices]
+    assert len(list(cache.cache_folder().glob("*.tar"))) == -(-len(indices) // 4)
+
+
+@pytest.mark.parametrize("shards", ["shard-{000002..000003}.tar", "shard-{000002..000001}.tar", "shard-000003.tar"])
+def test_shards_that_a_set_has_not_are_refused(tiny_set, shards):
+    with pytest.raises(DataError, match=r"has the shards shard-000000\.tar to shard-000002\.tar: name some of these"):
+        genrep.shards.open(tiny_set / shards)
+
+
 def test_cached_tars_are_named_by_the_hash_that_they_have(url, cache_folder):
     write_set(url)
     list(genrep.shards.read(url))
