@@ -24,7 +24,7 @@ FOLDERS = ("data/gauss", "runs/gauss", "data/real")
 def commands(text):
     """The lines of indented blocks that call a program of ours, continued lines joined."""
     joined = text.replace("\\\n", " ")
-    lines = [line.split("#")[0].strip() for line in joined.splitlines() if line.startswith("    ")]
+    lines = [re.split("#| > ", line)[0].strip() for line in joined.splitlines() if line.startswith("    ")]
     return [re.sub(r"^torchrun .*? -- ", "", line) for line in lines if re.match(r"(torchrun .* -- )?genrep-", line)]
 
 
