@@ -6,7 +6,7 @@ the data of whole samples, and a table of all places with their sizes (``ffcv/ty
 
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -170,10 +170,12 @@ class Beton:
         """int64 (N,) of an ``int`` field."""
         return self._entry(name).astype(np.int64)
 
-    def data(self, name: str, sample: int) -> memoryview:
-        """The bytes of an image or array, without a copy."""
-        place, size = self._places[name][0][sample], self._places[name][1][sample]
-        return self._bytes[place : place + size]
+    def data(self, name: str, samples: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of an image or array of each sample, without a copy."""
+        places, sizes = self._places[name]
+        content = np.frombuffer(self._bytes, np.uint8)
+        for place, size in zip(places[samples].tolist(), sizes[samples].tolist(), strict=True):
+            yield content[place : place + size]
 
     def _read_head(self) -> None:
         header = self._array(_HEADER, 1, 0)[0]

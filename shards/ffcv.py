@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,12 +74,13 @@ def export_ffcv(
         fields.append(Field("latents", "array", latents.shape, "<f4"))
     fields += [Field("label", "int"), Field("index", "int")]
     labels = shards.labels.tolist()
-    pixels = np.empty((len(names), *shape), np.uint8)
+    numbers = np.arange(len(names))[:, None]
+    pixels = np.empty((len(names), 1, *shape), np.uint8)
 
     def image_data(position: int) -> list[bytes | memoryview]:
         if images == "jpg":
             return list(shards.members(position, shards.member_names[: len(names)]).values())
-        shards.images_into(position, range(len(names)), pixels)
+        shards.images_into([position], numbers, pixels)
         return [each.reshape(-1).data for each in pixels]
 
     with atomic.reported(out.parent):
@@ -133,27 +134,40 @@ class FfcvSet:
             raise DataError(f"{path} does not hold the fields of {shards.folder}: export it again")
         self._names = names
 
-    def images_into(self, position: int, numbers: Sequence[int], out: Iterable[NDArray[np.uint8]]) -> None:
-        """Decode images of one sample (0 the anchor, k view k), each into an array uint8 (H, W, C).
+    def images_into(self, positions: Sequence[int], numbers: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Decode images of B samples.
+
+        Args:
+            positions: Of the samples.
+            numbers: (R, B), which images of each: 0 the anchor, k view k.
+            out: uint8 (R, B, H, W, C), each image C-contiguous.
 
         Raises:
             DataError: If one is damaged.
         """
-        for number, image in zip(numbers, out, strict=True):
-            name = self._names[number]
-            data = self._beton.data(name, position)
-            if self._beton.fields[name].kind != "jpg":
-                image.reshape(-1)[:] = np.frombuffer(data, np.uint8)
-                continue
-            try:
-                decode_into(data, image)
-            except DataError as error:
-                raise DataError(f"{self.path}: {name} of sample {position} {error}; export the file again") from error
+        at = np.asarray(positions)
+        for own, images in zip(numbers, out, strict=True):
+            for number in np.unique(own):
+                name, chosen = self._names[number], np.flatnonzero(own == number)
+                data = self._beton.data(name, at[chosen])
+                if self._beton.fields[name].kind != "jpg":
+                    rows = images.reshape(len(images), -1)
+                    for row, pixels in zip(chosen.tolist(), data, strict=True):
+                        rows[row] = pixels
+                    continue
+                for row, content in zip(chosen.tolist(), data, strict=True):
+                    try:
+                        decode_into(content.data, images[row])
+                    except DataError as error:
+                        raise DataError(
+                            f"{self.path}: {name} of sample {at[row]} {error}; export the file again"
+                        ) from error
 
     def latents(self, position: int) -> NDArray[np.float32]:
         """float32 (1+K, D), row 0 the anchor's; a set without latents has none to ask for."""
         field = self._beton.fields["latents"]
-        return np.frombuffer(self._beton.data("latents", position), "<f4").reshape(field.shape)
+        [content] = self._beton.data("latents", np.array([position]))
+        return content.view("<f4").reshape(field.shape)
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the file itself
         return FfcvSet, (self.path, self.shards)

@@ -3,7 +3,7 @@
 import mmap
 import operator
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from os import PathLike
@@ -141,19 +141,25 @@ class ShardDataset:
             meta=parsed("json", parse_meta),
         )
 
-    def images_into(self, position: int, numbers: Sequence[int], out: Iterable[NDArray[np.uint8]]) -> None:
-        """Decode images of one sample (0 the anchor, k view k), each into a C-contiguous array uint8 (H, W, C).
+    def images_into(self, positions: Sequence[int], numbers: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Decode images of B samples.
+
+        Args:
+            positions: Of the samples.
+            numbers: (R, B), which images of each: 0 the anchor, k view k.
+            out: uint8 (R, B, H, W, C), each image C-contiguous.
 
         Raises:
             DataError: If one is damaged.
         """
-        names = [self.member_names[number] for number in numbers]
-        members = self.members(position, names)
-        for name, image in zip(names, out, strict=True):
-            try:
-                decode_into(members[name], image)
-            except DataError as error:
-                raise self._damage(position, name, str(error)) from error
+        for position, own, images in zip(positions, numbers.T.tolist(), out.swapaxes(0, 1), strict=True):
+            names = [self.member_names[number] for number in own]
+            members = self.members(position, names)
+            for name, image in zip(names, images, strict=True):
+                try:
+                    decode_into(members[name], image)
+                except DataError as error:
+                    raise self._damage(position, name, str(error)) from error
 
     def latents(self, position: int) -> NDArray[np.float32]:
         """float32 (V, D) of one sample, a row an image; row 0 is the anchor's if the set has anchors.

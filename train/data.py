@@ -1,7 +1,7 @@
 """Shards to batches: which image of a sample, decoding and T_x, in threads, in one exact order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -48,8 +48,8 @@ class Batch:
 class ImageReader(Protocol):
     """Where the images of a set are read: its tars (:class:`ShardDataset`) or its FFCV file."""
 
-    def images_into(self, position: int, numbers: Sequence[int], out: Iterable[NDArray[np.uint8]]) -> None:
-        """Decode images of one sample (0 the anchor, k view k), each into an array uint8 (H, W, C)."""
+    def images_into(self, positions: Sequence[int], numbers: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Decode the images ``numbers`` (R, B) (0 the anchor, k view k) of B samples into uint8 (R, B, H, W, C)."""
 
     def latents(self, position: int) -> NDArray[np.float32]:
         """float32 (1+K, D)."""
@@ -198,18 +198,19 @@ class Loader:
     ) -> NDArray[np.int64]:
         """Decode a rank's samples of a share; returns their positions in its set."""
         samples = share.planned[slots]
-        shown = share.stream.shown(samples, share.epoch)
+        try:
+            share.stream.read(samples, share.epoch, rendered, latents)
+            return samples
+        except DataError:
+            if not self.skip_bad:
+                raise
         for b, slot in enumerate(slots.tolist()):
-            for candidate in share.candidates(slot):
-                if candidate != samples[b]:
-                    samples[b] = candidate
-                    shown[:, b] = share.stream.shown(samples[b : b + 1], share.epoch)[:, 0]
+            here = slice(b, b + 1)
+            for samples[b] in share.candidates(slot):
                 try:
-                    share.stream.read(candidate, shown[:, b], rendered[:, b], latents[:, b])
+                    share.stream.read(samples[here], share.epoch, rendered[:, here], latents[:, here])
                     break
                 except DataError as error:
-                    if not self.skip_bad:
-                        raise
                     passed_over.append(str(error))
             else:
                 raise DataError(f"no sample that could take the place of a damaged one can be read: {passed_over[-1]}")
@@ -281,27 +282,24 @@ class _Stream:
         if self.images is self.shards:
             self.shards.prefetch(self._order[batch * self.size : (batch + count) * self.size].tolist())
 
-    def shown(self, samples: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """The images of samples that a batch shows, int64 (V, B); of a set without latent views the anchors."""
-        if not self.shards.num_views:
-            return np.zeros((self.config.images_per_sample, len(samples)), np.int64)
-        return shown_images(self.config, samples + self.after, epoch=epoch, num_views=self.shards.num_views)
-
     def read(
-        self,
-        sample: int,
-        shown: NDArray[np.int64],
-        rendered: NDArray[np.uint8],
-        latents: NDArray[np.float32],
+        self, samples: NDArray[np.int64], epoch: int, rendered: NDArray[np.uint8], latents: NDArray[np.float32]
     ) -> None:
-        """Decode a sample's images into ``rendered`` (R, H, W, C), and copy their latents into ``latents`` (V, D)."""
+        """Decode what a batch shows of samples into ``rendered`` (R, B, H, W, C), its latents into (V, B, D).
+
+        Of a set without latent views all images show the anchor.
+        """
+        positions = samples.tolist()
         if self.shards.num_views:
-            self.images.images_into(sample, shown[: len(rendered)].tolist(), rendered)
+            shown = shown_images(self.config, samples + self.after, epoch=epoch, num_views=self.shards.num_views)
+            self.images.images_into(positions, shown[: len(rendered)], rendered)
         else:
-            self.images.images_into(sample, [0], rendered[:1])
+            shown = np.zeros((self.config.images_per_sample, len(samples)), np.int64)
+            self.images.images_into(positions, shown[:1], rendered[:1])
             rendered[1:] = rendered[0]
         if self.config.needs_latents:
-            latents[:] = self.images.latents(sample)[shown]
+            for b, position in enumerate(positions):
+                latents[:, b] = self.images.latents(position)[shown[:, b]]
 
 
 @dataclass(frozen=True)

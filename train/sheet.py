@@ -28,14 +28,14 @@ def batch_sheet(
     images = batch.images.unflatten(0, (config.images_per_sample, -1))[:, rows].cpu()
     pixels = ((images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
     names = class_names(shards.recipe)
-    columns = [Column("stored anchor", [_anchor(shards, sample) for sample in samples])] if stored else []
+    columns = [Column("stored anchor", list(_anchors(shards, samples)))] if stored else []
     columns += [Column(f"image {number}", list(shown)) for number, shown in enumerate(pixels, start=1)]
     titles = [names[label] if 0 <= label < len(names) else "" for label in labels]
     return draw_sheet(columns, titles, [f"sample {sample}" for sample in samples])
 
 
-def _anchor(shards: ShardDataset, sample: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3)."""
-    image = np.empty((*shards.image_shape, 3), np.uint8)
-    shards.images_into(sample, [0], [image])
-    return image
+def _anchors(shards: ShardDataset, samples: list[int]) -> NDArray[np.uint8]:
+    """uint8 (B, H, W, 3)."""
+    images = np.empty((1, len(samples), *shards.image_shape, 3), np.uint8)
+    shards.images_into(samples, np.zeros((1, len(samples)), np.int64), images)
+    return images[0]

@@ -47,16 +47,15 @@ def test_images_and_latents_are_those_of_the_set_to_the_bit(tmp_path, kind):
     shards = genrep.shards.open(tmp_path / "set")
     export_ffcv(shards, tmp_path / "set.beton", images=images)
     file = FfcvSet(tmp_path / "set.beton", shards)
-    num_images = 1 + shards.num_views
-    out = np.empty((num_images, *shards.image_shape, shards.channels), np.uint8)
-    for index in range(len(shards)):
-        expected = shards[index]
-        file.images_into(index, range(num_images), out)
-        np.testing.assert_array_equal(np.broadcast_to(out, expected.images.shape), expected.images)
-        if expected.latents.size:
-            np.testing.assert_array_equal(file.latents(index), expected.latents)
-    file.images_into(3, [num_images - 1], out[:1])
-    np.testing.assert_array_equal(np.broadcast_to(out[0], expected.images[0].shape), shards[3].images[-1])
+    for positions in (range(10), [7, 2, 7]):
+        numbers = np.random.default_rng(0).integers(1 + shards.num_views, size=(4, len(positions)))
+        out = np.empty((*numbers.shape, *shards.image_shape, shards.channels), np.uint8)
+        file.images_into(positions, numbers, out)
+        expected = np.stack([shards[i].images[own] for i, own in zip(positions, numbers.T, strict=True)], axis=1)
+        np.testing.assert_array_equal(np.broadcast_to(out, expected.shape), expected)
+    if shards[0].latents.size:
+        for index in range(10):
+            np.testing.assert_array_equal(file.latents(index), shards[index].latents)
 
 
 def test_the_file_holds_the_fields_in_order_and_its_neighbour_says_of_which_set(tmp_path, tiny_set):
@@ -95,10 +94,10 @@ def test_samples_that_do_not_fit_into_a_page_begin_the_next(tmp_path):
     write_set(tmp_path / "set", recipe)
     shards = genrep.shards.open(tmp_path / "set")
     export_ffcv(shards, tmp_path / "x.beton")
-    file, out = FfcvSet(tmp_path / "x.beton", shards), np.empty((2, 1000, 1200, 3), np.uint8)
+    out = np.empty((2, 5, 1000, 1200, 3), np.uint8)
+    FfcvSet(tmp_path / "x.beton", shards).images_into(range(5), np.repeat([[0], [1]], 5, axis=1), out)
     for index in range(5):
-        file.images_into(index, [0, 1], out)
-        np.testing.assert_array_equal(out, shards[index].images)
+        np.testing.assert_array_equal(out[:, index], shards[index].images)
     assert (tmp_path / "x.beton").stat().st_size > 4 * 2**24  # the head and pages of two, two and one
 
 
@@ -150,7 +149,7 @@ def test_a_missing_or_truncated_file_is_refused_with_the_command_that_makes_it(t
 def test_a_damaged_head_is_refused_or_harmless(tmp_path, tiny_set):
     shards, path = genrep.shards.open(tiny_set), tmp_path / "x.beton"
     export_ffcv(shards, path)
-    out = np.empty((2, 9, 7, 1), np.uint8)
+    both, out = np.array([[0], [1]]), np.empty((2, 1, 9, 7, 1), np.uint8)
     head = path.open("rb").read(24 + 17 + 300)
     with path.open("r+b", buffering=0) as file:
         # the header, then of the first field kind, name, shape and the length of its type
@@ -158,7 +157,7 @@ def test_a_damaged_head_is_refused_or_harmless(tmp_path, tiny_set):
             for value in (0, 1, 0x7F, 0xFF):
                 os.pwrite(file.fileno(), bytes([value]), position)
                 with suppress(DataError):
-                    FfcvSet(path, shards).images_into(9, [0, 1], out)
+                    FfcvSet(path, shards).images_into([9], both, out)
                 os.pwrite(file.fileno(), head[position : position + 1], position)
 
 
@@ -168,7 +167,7 @@ def test_a_place_outside_of_the_file_is_refused(tmp_path):
         writer = BetonWriter(file, [Field("a", "array", (4,))], num_samples=1)
         writer.add([b"1234"])
         writer.finish()
-    assert bytes(Beton(path).data("a", 0)) == b"1234"
+    assert [content.tobytes() for content in Beton(path).data("a", np.array([0]))] == [b"1234"]
     content = bytearray(path.read_bytes())
     start = 24 + 1041
     for place in (start, len(content) - 24 + 8):  # of the sample and in the table
