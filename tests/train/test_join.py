@@ -62,7 +62,7 @@ def test_a_joined_set_gives_the_batches_of_one_set_generated_with_all_views(sets
     parent, more, one = sets
 
     def batches(shards):
-        return list(Loader(shards, resolve(shards, batch_size=8, steps=12, views=views), threads=2).batches(0))
+        return list(Loader(shards, resolve(shards, batch_size=8, steps=12, views=views)).batches(0))
 
     joined, whole = batches(genrep.shards.open(parent, join=more)), batches(genrep.shards.open(one))
     assert len(joined) == 12
@@ -105,7 +105,7 @@ def test_a_subset_gives_its_samples_alone_and_counts_as_another_run(sets, tmp_pa
     config = resolve(shards, batch_size=4, steps=8, views="latent")
     chosen = np.array([*range(3, 10), *range(20, 29), 39])
     seen = set()
-    for batch in Loader(shards, config, threads=1).batches(0):
+    for batch in Loader(shards, config).batches(0):
         assert batch.labels.tolist() == (chosen[batch.samples] % 4).tolist()
         pixels = ((batch.images[:4, 0].numpy() * 0.5 + 0.5) * 255).round().astype(np.uint8)
         for sample, image in zip(batch.samples, pixels, strict=True):
