@@ -1,5 +1,6 @@
 """docs/format.md is complete: a reader written from it, on the standard library alone, finds every byte and latent."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ import genrep.shards
 from genrep.generate.defaults import make_recipe
 from genrep.generate.generation import generate
 from genrep.generate.generators import load_generator
+from genrep.generate.rebuild import Chosen, add_views, extend
+from genrep.shards.subset import parse_ranges, subset_bytes
 
 # section by section of docs/format.md; nothing is imported that the page does not name
 READER = r"""
@@ -24,7 +27,11 @@ manifest = json.loads((folder / "manifest.json").read_text("ascii"))
 assert manifest["recipe"] == recipe and recipe["format"] == "genrep/1"
 image, generator, seed = recipe["image"], recipe["generator"], recipe["seed"]
 K, D = len(recipe["views"]), generator["latent_dim"]
-members = ["anchor", *(f"view{k}" for k in range(1, K + 1))]
+P = len(recipe["parent"]["views"]) if "parent" in recipe else 0
+is_added = "parent" in recipe
+rows = K if is_added else 1 + K
+members = [f"view{P + k}" for k in range(1, K + 1)]
+members = members if is_added else ["anchor", *members]
 members = [f"{name}.{image['format']}" for name in members] + ["latents.npy", "cls", "json"]
 
 
@@ -41,9 +48,12 @@ def header(name, size):  # section 3
 
 
 def samples():
-    for number, shard in enumerate(manifest["shards"]):
-        first = number * recipe["shard_size"]
-        count = min(recipe["shard_size"], recipe["num_samples"] - first)
+    plan, end = [], 0
+    for segment in recipe.get("segments", [recipe["num_samples"]]):
+        first, end = end, end + segment
+        plan += [(i, min(recipe["shard_size"], end - i)) for i in range(first, end, recipe["shard_size"])]
+    assert end == recipe["num_samples"] and len(plan) == len(manifest["shards"])
+    for number, (shard, (first, count)) in enumerate(zip(manifest["shards"], plan)):
         assert (shard["name"], shard["first"], shard["count"]) == (f"shard-{number:06d}.tar", first, count)
         tar = (folder / f"shard-{number:06d}.tar").read_bytes()
         assert len(tar) == shard["bytes"] and len(tar) % 10240 == 0
@@ -78,10 +88,10 @@ def pixels(png):  # section 4: IHDR, one IDAT, IEND, rows filtered by up
 def latents(npy):
     assert npy[:8] == b"\x93NUMPY\x01\x00"
     length = int.from_bytes(npy[8:10], "little")
-    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({1 + K}, {D}), }}".encode()
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {D}), }}".encode()
     assert npy[10 : 10 + length] == head + b" " * (length - 1 - len(head)) + b"\n" and (10 + length) % 64 == 0
-    numbers = struct.unpack(f"<{(1 + K) * D}f", npy[10 + length :])
-    return [list(numbers[row * D : row * D + D]) for row in range(1 + K)]
+    numbers = struct.unpack(f"<{rows * D}f", npy[10 + length :])
+    return [list(numbers[row * D : row * D + D]) for row in range(rows)]
 
 
 def words(stream, sample, view, count):  # section 6.1
@@ -196,14 +206,14 @@ def moved(index, k, kind, z, places):
 
 def expected_latents(index):  # section 6.3
     anchor = single([scale * prior(w) for w in words(0, index, 0, D)])
-    rows = [anchor]
-    for k, view in enumerate(recipe["views"], start=1):
+    found = [] if is_added else [anchor]
+    for k, view in enumerate(recipe["views"], start=P + 1):
         z = list(anchor)
         for kind, _, places in moves(view):
             for place, value in zip(places, single(moved(index, k, kind, [z[place] for place in places], places))):
                 z[place] = value
-        rows.append(z)
-    return rows
+        found.append(z)
+    return found
 
 
 def expected_label(index):
@@ -221,7 +231,7 @@ for index, sample in samples():
     label = expected_label(index)
     assert sample["cls"] == b"%d" % label
     views = []
-    for k, view in enumerate(recipe["views"], start=1):
+    for k, view in enumerate(recipe["views"], start=P + 1):
         one, parts = {"kind": view}, {kind: spans for kind, spans, _ in moves(view)}
         if any(parts.values()):
             one["coordinates"] = {kind: spans for kind, spans in parts.items() if spans}
@@ -234,7 +244,7 @@ for index, sample in samples():
         views.append(one)
     meta = {"index": index, "class": generator["class_names"][label] if label >= 0 else None, "views": views}
     assert sample["json"] == json.dumps(meta, separators=(",", ":")).encode()
-    told.append([pixels(sample[member]) for member in members[: 1 + K]])
+    told.append([pixels(sample[member]) for member in members[:rows]])
 assert not any(name.split(".")[0] in ("genrep", "numpy") for name in sys.modules)
 print(json.dumps(told))
 """
@@ -257,6 +267,16 @@ SETS = {
 }
 
 
+def read_alone(folder):
+    return subprocess.run(
+        [sys.executable, "-I", "-c", READER, str(folder), str(PAGE)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_a_reader_written_from_the_page_finds_every_sample_and_recomputes_every_latent(tmp_path, monkeypatch, name):
     monkeypatch.syspath_prepend(Path(__file__).parent / "generate")  # for its stubs
@@ -264,16 +284,43 @@ def test_a_reader_written_from_the_page_finds_every_sample_and_recomputes_every_
     generator = load_generator(settings.pop("generator"))
     recipe = make_recipe(generator, num_samples=37, shard_size=16, micro_batch=8, **settings)
     generate(recipe, tmp_path / "set", generator=generator, device="cpu")
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", READER, str(tmp_path / "set"), str(PAGE)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
+    done = read_alone(tmp_path / "set")
     assert done.returncode == 0, done.stderr
     for sample, found in zip(genrep.shards.read(tmp_path / "set"), json.loads(done.stdout), strict=True):
         assert np.array_equal(sample.images[..., 0], found)
+
+
+@pytest.mark.parametrize("change", ["extended", "added to"])
+def test_the_reader_understands_sets_that_grew_and_views_that_were_added(tmp_path, change):
+    generator = load_generator("fashion")
+    recipe = make_recipe(generator, num_samples=10, shard_size=8, micro_batch=8, views=("gauss",))
+    generate(recipe, tmp_path / "set", generator=generator, device="cpu")
+    if change == "extended":
+        extend(tmp_path / "set", num_samples=21, chosen=Chosen(device="cpu"))
+        place, expected = tmp_path / "set", genrep.shards.read(tmp_path / "set")
+    else:
+        place = tmp_path / "added"
+        add_views(tmp_path / "set", place, views="steer,gauss", chosen=Chosen(device="cpu"))
+        expected = genrep.shards.read(tmp_path / "set", join=place)
+    done = read_alone(place)
+    assert done.returncode == 0, done.stderr
+    for sample, found in zip(expected, json.loads(done.stdout), strict=True):
+        assert np.array_equal(sample.images[-len(found) :, ..., 0], found)
+
+
+def test_a_subset_file_is_what_the_page_says(tmp_path):
+    generator = load_generator("fashion")
+    recipe = make_recipe(generator, num_samples=10, shard_size=8, micro_batch=8, views=("gauss",))
+    generate(recipe, tmp_path / "set", generator=generator, device="cpu")
+    path = tmp_path / "set.json"
+    path.write_bytes(subset_bytes(tmp_path / "set", parse_ranges("0-3,7"), path=path))
+    assert json.loads(path.read_text("ascii")) == {
+        "format": "genrep/1",
+        "kind": "subset",
+        "parent": "set",
+        "parent_sha256": hashlib.sha256((tmp_path / "set/manifest.json").read_bytes()).hexdigest(),
+        "ranges": [{"first": 0, "count": 4}, {"first": 7, "count": 1}],
+    }
 
 
 def test_the_page_lists_the_columns_and_metadata_that_a_table_has(tmp_path):
