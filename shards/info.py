@@ -31,8 +31,6 @@ def describe(folder: str | PathLike[str] | RemotePath) -> dict[str, Any]:
     manifest, recipe = dataset.manifest, dataset.recipe
     environments = Counter(json.dumps(dict(shard.environment), sort_keys=True) for shard in manifest.shards)
     generator_bytes = _part(recipe, "generator").get("bytes")
-    names = class_names(recipe)
-    labels, counts = np.unique(dataset.labels[dataset.labels >= 0], return_counts=True)
     return {
         "recipe": dict(recipe),
         "licence": manifest.licence,
@@ -44,16 +42,23 @@ def describe(folder: str | PathLike[str] | RemotePath) -> dict[str, Any]:
         "environments": [
             {"environment": json.loads(environment), "shards": count} for environment, count in environments.items()
         ],
-        "classes": [
-            {"label": label, "name": names[label] if label < len(names) else None, "samples": count}
-            for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
-        ],
+        "classes": class_balance(dataset),
         "bytes": {
             "generator": generator_bytes if isinstance(generator_bytes, int) else None,
             "recipe": (dataset.folder / RECIPE).stat().st_size,
             "set": manifest.totals["bytes"],
         },
     }
+
+
+def class_balance(dataset: ShardDataset) -> list[dict[str, Any]]:
+    """Label, name and number of samples of every class that there is."""
+    names = class_names(dataset.recipe)
+    labels, counts = np.unique(dataset.labels[dataset.labels >= 0], return_counts=True)
+    return [
+        {"label": label, "name": names[label] if label < len(names) else None, "samples": count}
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def class_names(recipe: Mapping[str, Any]) -> Sequence[str]:

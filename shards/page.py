@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genrep.shards.codec import encode
 from genrep.shards.distance import distances, measured
-from genrep.shards.info import describe
+from genrep.shards.info import class_balance, describe
 from genrep.shards.preview import chosen, panel_columns, row_titles, view_columns
 from genrep.shards.reader import ShardDataset
 from genrep.shards.readme import origin, title
@@ -35,6 +35,9 @@ def preview_page(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = Fa
     from jinja2 import Environment, StrictUndefined
 
     told = describe(dataset.folder)
+    if "subset" in dataset.recipe:  # what is told of its parent's samples is told of its own
+        told["totals"] |= {"samples": len(dataset), "images": len(dataset) * dataset.num_images}
+        told["classes"] = class_balance(dataset)
     positions = chosen(dataset.labels, num_rows)
     columns = panel_columns(dataset, positions) if panels else view_columns(dataset, positions)
     shown = None if panels else distances(dataset, positions)
@@ -53,7 +56,7 @@ def preview_page(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = Fa
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(text)
     page = template.render(
-        title=title(dataset.manifest),
+        title=title(dataset.manifest) + (f": {len(dataset):,} of them" if "subset" in dataset.recipe else ""),
         origin=origin(dataset.manifest).replace("\n", " ").replace("`", ""),
         facts=_facts(told),
         rows=rows,

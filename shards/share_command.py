@@ -1,9 +1,22 @@
 """genrep-shards card and push: a set for others."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from genrep.shards.cli import Command, faults_in_one_line, folder_argument, progress_bar, quiet_option
+from genrep.shards.errors import DataError
 from genrep.shards.location import Location
+
+if TYPE_CHECKING:
+    from genrep.shards.reader import ShardDataset
+
+
+def _whole(dataset: "ShardDataset") -> "ShardDataset":
+    """The same; a part of a set has no folder that a card could lie in or that could be sent."""
+    if "subset" in dataset.recipe:
+        raise DataError(f"{dataset.folder} is the set that this is a part of: name that, the whole of it")
+    return dataset
 
 
 @click.command(cls=Command)
@@ -23,7 +36,7 @@ def card(folder: Location, *, quiet: bool) -> None:
     from genrep.shards.reader import ShardDataset
 
     with faults_in_one_line():
-        written = write_card(ShardDataset(folder))
+        written = write_card(_whole(ShardDataset(folder)))
     if not quiet:
         click.echo(f"{', '.join(path.name for path in written)} written in {folder}")
 
@@ -51,7 +64,7 @@ def push(folder: Location, repository: str, *, private: bool, dry_run: bool, qui
     from genrep.shards.reader import ShardDataset
 
     with faults_in_one_line():
-        dataset = ShardDataset(folder)
+        dataset = _whole(ShardDataset(folder))
         files = uploads(dataset)
         if dry_run:
             for file in files:

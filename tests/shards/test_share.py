@@ -103,6 +103,17 @@ def test_what_a_set_says_of_itself_stays_text_in_its_card(tmp_path):
     huggingface_hub.DatasetCard(text)  # the header is still YAML
 
 
+def test_a_part_of_a_set_has_a_page_of_its_own_and_neither_card_nor_upload(tiny_set, tmp_path):
+    part = tiny_set / "shard-{000000..000001}.tar"
+    for command in (("card", part), ("push", part, "me/set", "--dry-run")):
+        result = run(*command)
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+        assert "name that, the whole of it" in result.stderr
+    _, page = page_of(part, tmp_path / "page.html")
+    assert page.tags.count("img") == 16
+    assert "10 samples of 2 x 9 x 7 px: 8 of them" in page.text
+
+
 # Croissant
 
 
