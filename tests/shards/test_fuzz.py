@@ -49,8 +49,7 @@ def damaged(whole):
 def test_an_archive_is_walked_or_refused(content):
     try:
         members = list(tar.walk(memoryview(content)))
-    except DataError as error:
-        assert "\n" not in str(error)
+    except DataError:
         return
     for member in members:
         assert 0 <= member.offset <= member.offset + member.size <= len(content)
@@ -64,8 +63,7 @@ def test_an_archive_is_walked_or_refused(content):
 def test_latents_are_read_or_refused(content):
     try:
         latents = latents_of(content, num_images=2)
-    except DataError as error:
-        assert "\n" not in str(error)
+    except DataError:
         return
     assert latents.shape[0] == 2
     assert latents.dtype == np.float32
@@ -114,8 +112,7 @@ def test_a_manifest_is_read_or_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
     try:
         manifest = read_manifest(folder)
-    except DataError as error:
-        assert "\n" not in str(error)
+    except DataError:
         return
     assert [shard.name for shard in manifest.shards] == ["shard-000000.tar", "shard-000001.tar"]
     assert manifest.num_samples == 3
@@ -133,7 +130,6 @@ def test_a_layout_is_found_or_refused(content):
     try:
         layout = layout_of(recipe)
         shards = layout.shards
-    except DataError as error:
-        assert "\n" not in str(error)
+    except DataError:
         return
     assert sum(spec.count for spec in shards) == layout.num_samples
