@@ -465,7 +465,8 @@ def test_a_recipe_from_elsewhere_runs_no_code_it_names(folder, tmp_path, monkeyp
 def test_elsewhere_is_another_environment(monkeypatch):
     from genrep.generate.render import render_environment
 
-    before = render_environment("cpu")
+    recipe = make_recipe(load_generator("fashion"))
+    before = render_environment("cpu", recipe)
     elsewhere(monkeypatch)
-    assert render_environment("cpu") != before
+    assert render_environment("cpu", recipe) != before
     assert torch.backends.cpu.get_cpu_capability() == "ANOTHER"
