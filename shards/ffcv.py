@@ -13,9 +13,8 @@ from genrep.shards import atomic
 from genrep.shards.beton import Beton, BetonWriter, Field
 from genrep.shards.codec import decode_into
 from genrep.shards.errors import DataError
-from genrep.shards.layout import MANIFEST
 from genrep.shards.location import Location, RemotePath
-from genrep.shards.manifest import json_bytes
+from genrep.shards.manifest import json_bytes, manifest_sha256
 from genrep.shards.reader import ShardDataset
 
 FORMAT = "genrep-ffcv/1"
@@ -33,11 +32,13 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def manifest_sha256(folder: Location) -> str:
-    try:
-        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{folder / MANIFEST} cannot be read ({error.strerror}): make it readable") from error
+def _identity(shards: ShardDataset) -> dict[str, str]:
+    """What tells a set, or a part of one, or one joined with added views, from all others."""
+    recipe = json.dumps(shards.recipe, sort_keys=True).encode()
+    return {
+        "manifest_sha256": manifest_sha256(shards.folder),
+        "recipe_sha256": hashlib.sha256(recipe).hexdigest(),
+    }
 
 
 def export_ffcv(
@@ -73,7 +74,7 @@ def export_ffcv(
     if latents.size:
         fields.append(Field("latents", "array", latents.shape, "<f4"))
     fields += [Field("label", "int"), Field("index", "int")]
-    labels = shards.labels.tolist()
+    labels, indices = shards.labels.tolist(), shards.indices.tolist()
     numbers = np.arange(len(names))[:, None]
     pixels = np.empty((len(names), 1, *shape), np.uint8)
 
@@ -92,7 +93,7 @@ def export_ffcv(
             values: list[int | bytes | memoryview] = [*image_data(position)]
             if latents.size:
                 values.append(shards.latents(position).tobytes())
-            writer.add([*values, label, position])
+            writer.add([*values, label, indices[position]])
             if (position + 1) % 256 == 0 or position + 1 == len(shards):
                 progress(position + 1, len(shards))
         writer.finish()
@@ -100,7 +101,7 @@ def export_ffcv(
         sidecar(out).unlink(missing_ok=True)  # that of an older file must not speak for this one
     about = {
         "format": FORMAT,
-        "manifest_sha256": manifest_sha256(shards.folder),
+        **_identity(shards),
         "images": images,
         "samples": len(shards),
         "bytes": size,
@@ -176,16 +177,18 @@ class FfcvSet:
         path, command = sidecar(self.path), f"genrep-shards export ffcv {self.shards.folder} --out {self.path}"
         try:
             about: dict[str, Any] = json.loads(path.read_bytes())
-            found, size = about["manifest_sha256"], self.path.stat().st_size
+            found = {name: about[name] for name in ("manifest_sha256", "recipe_sha256")}
+            size = self.path.stat().st_size
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read ({error.strerror}): make it with {command}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path} is no JSON of genrep-shards export ffcv ({error!r}): run {command}") from error
-        expected = manifest_sha256(self.shards.folder)
+        expected = _identity(self.shards)
         if found != expected:
+            name = next(name for name in expected if found[name] != expected[name])
             raise DataError(
-                f"{self.path} was made from another set, of manifest {str(found)[:12]} where that of "
-                f"{self.shards.folder} is {expected[:12]}: run {command}"
+                f"{self.path} was made from another set, of {name} {str(found[name])[:12]} where that of "
+                f"{self.shards.folder} is {expected[name][:12]}: run {command}"
             )
         if about.get("format") != FORMAT or about.get("bytes") != size:
             raise DataError(

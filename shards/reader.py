@@ -159,7 +159,7 @@ class ShardDataset:
                 try:
                     decode_into(members[name], image)
                 except DataError as error:
-                    raise self._damage(position, name, str(error)) from error
+                    raise self.damage(position, name, str(error)) from error
 
     def latents(self, position: int) -> NDArray[np.float32]:
         """float32 (V, D) of one sample, a row an image; row 0 is the anchor's if the set has anchors.
@@ -170,7 +170,7 @@ class ShardDataset:
         try:
             return latents_of(self.members(position, ["latents.npy"])["latents.npy"], num_images=self.num_images)
         except DataError as error:
-            raise self._damage(position, "latents.npy", str(error)) from error
+            raise self.damage(position, "latents.npy", str(error)) from error
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the tars itself
         return ShardDataset, (self._path,)

@@ -1,5 +1,6 @@
 """A set as an FFCV file: what it holds, which file belongs to which set, and what is refused."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import genrep.shards
 from genrep.shards import DataError
 from genrep.shards.beton import Beton, BetonWriter, Field
 from genrep.shards.command import main
-from genrep.shards.ffcv import FfcvSet, beside, export_ffcv, manifest_sha256, sidecar
+from genrep.shards.ffcv import FfcvSet, beside, export_ffcv, sidecar
 
 
 def run(*words):
@@ -65,7 +66,8 @@ def test_the_file_holds_the_fields_in_order_and_its_neighbour_says_of_which_set(
     fields = ["anchor", "view1", "latents", "label", "index"]
     assert json.loads((tmp_path / "x.beton.json").read_text()) == {
         "format": "genrep-ffcv/1",
-        "manifest_sha256": manifest_sha256(tiny_set),
+        "manifest_sha256": hashlib.sha256((tiny_set / "manifest.json").read_bytes()).hexdigest(),
+        "recipe_sha256": hashlib.sha256(json.dumps(tiny_recipe(), sort_keys=True).encode()).hexdigest(),
         "images": "raw",
         "samples": 10,
         "bytes": size,
@@ -126,8 +128,20 @@ def test_a_file_of_another_set_is_refused(tmp_path, tiny_set):
     write_set(tmp_path / "other", tiny_recipe(num_samples=11))
     other = genrep.shards.open(tmp_path / "other")
     export_ffcv(other, tmp_path / "x.beton")
-    with pytest.raises(DataError, match=r"x\.beton was made from another set, of manifest [0-9a-f]{12} where that of"):
+    with pytest.raises(DataError, match=r"x\.beton was made from another set, of manifest_sha256 [0-9a-f]{12} where"):
         FfcvSet(tmp_path / "x.beton", genrep.shards.open(tiny_set))
+
+
+def test_of_a_subset_its_samples_are_written_and_the_file_of_another_subset_is_refused(tmp_path, tiny_set):
+    few, others = (genrep.shards.open(tiny_set / f"shard-00000{number}.tar") for number in (0, 1))
+    export_ffcv(others, tmp_path / "x.beton")
+    file, out = FfcvSet(tmp_path / "x.beton", others), np.empty((1, 4, 9, 7, 1), np.uint8)
+    file.images_into(range(4), np.zeros((1, 4), np.int64), out)
+    for position, index in enumerate(range(4, 8)):
+        np.testing.assert_array_equal(out[0, position], expected_sample(tiny_recipe(), index)[0][0])
+    assert Beton(tmp_path / "x.beton").integers("index").tolist() == [4, 5, 6, 7]
+    with pytest.raises(DataError, match=r"x\.beton was made from another set, of recipe_sha256"):
+        FfcvSet(tmp_path / "x.beton", few)
 
 
 def test_a_missing_or_truncated_file_is_refused_with_the_command_that_makes_it(tmp_path, tiny_set):

@@ -269,3 +269,12 @@ def test_nothing_heavy_is_loaded_to_read(tiny_set):
         "assert not {'torch', 'webdataset', 'numba', 'matplotlib'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny_set)
+
+
+def test_a_damaged_image_of_a_part_of_a_set_is_named_by_its_index(tiny_set):
+    place = bytes(genrep.shards.open(tiny_set).members(5)["anchor.png"])
+    tar = tiny_set / "shard-000001.tar"
+    tar.write_bytes(tar.read_bytes().replace(place, place[:50] + bytes(len(place) - 50)))
+    part = genrep.shards.open(tar)
+    with pytest.raises(DataError, match=r"member 000000005\.anchor\.png is a damaged PNG"):
+        part.images_into([1], np.zeros((1, 1), np.int64), np.empty((1, 1, 9, 7, 1), np.uint8))
