@@ -60,7 +60,7 @@ def test_two_workers(expected, tmp_path):
 
 
 def test_two_ranks_of_torchrun(expected, tmp_path):
-    torchrun = [BIN / "torchrun", "--nproc-per-node", "2", "--no-python", "--"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", "--"]
     finish(start(tmp_path / "set", before=torchrun))
     assert hashes(tmp_path / "set") == hashes(expected)
     assert (tmp_path / "set/manifest.json").read_bytes() == (expected / "manifest.json").read_bytes()
