@@ -25,6 +25,7 @@ def header_only(text):
     return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "data",
     [
@@ -42,6 +43,8 @@ def header_only(text):
         header_only("{'descr': '<f4', 'fortran_order': False, 'shape': (2, -4), }"),
         header_only("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 'x'), }"),
         header_only("{'descr': '<f4', 'fortran_order': False, 'shape': (2, True), }"),
+        header_only("{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 4), }") + bytes(32),
+        header_only("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 0or 4), }") + bytes(32),
         header_only("__import__('os').abort()"),
         header_only("(" * 9000),
     ],
