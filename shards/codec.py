@@ -224,11 +224,19 @@ def _pillow_bytes(image: Pixels, kind: str, **how: Any) -> bytes:
     return content.getvalue()
 
 
-def _opened_by_pillow(data: Buffer) -> Any:
+@cache
+def _pillow() -> ModuleType:
+    import warnings
+
     from PIL import Image
 
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a file that large is refused here in one line
+    return Image
+
+
+def _opened_by_pillow(data: Buffer) -> Any:
     try:
-        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        return _pillow().open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
     except Exception as error:  # Pillow raises whatever its parsers meet
         raise DataError(f"is no PNG, JPEG or WebP image ({_one_line(error)})") from error
 

@@ -1,5 +1,6 @@
 import io
 import struct
+import subprocess
 import sys
 import tracemalloc
 import zlib
@@ -205,3 +206,17 @@ def test_pixels_of_another_mode_are_refused():
 
 def test_the_versions_name_the_libraries_that_decide_over_bytes():
     assert set(codec.codec_versions()) == {"isal", "pillow", "pyarrow", "simplejpeg"}
+
+
+def test_a_large_image_is_refused_without_a_warning_beside_the_error():
+    side = 10_000  # of these Pillow warns, on standard error; of larger ones it raises
+    head = b"VP8L" + struct.pack("<I", 6) + b"\x2f" + struct.pack("<I", (side - 1) | (side - 1) << 14) + b"\0"
+    data = b"RIFF" + struct.pack("<I", 4 + len(head)) + b"WEBP" + head
+    script = (
+        "from genrep.shards import codec\n"
+        f"try:\n    codec.decode({data!r}, channels=1)\n"
+        "except codec.DataError as error:\n    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.stdout == f"declares {side} x {side} pixels, more than {codec.MAX_PIXELS:,} are not read\n"
+    assert result.stderr == ""
