@@ -239,7 +239,7 @@ def _recipe_from_options(
     from genrep.generate.walks import load_walks
 
     if classes is not None and not generator.num_classes:
-        raise DataError(f"--classes: generator {generator.spec} is unconditional, it has no classes to choose from")
+        raise DataError(f"--classes: generator {generator.spec} is unconditional; leave --classes out")
     return make_recipe(
         generator,
         views=parse_views(views, num_views),

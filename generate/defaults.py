@@ -70,7 +70,7 @@ def make_recipe(
             f"generator {generator.spec} renders from {' or '.join(generator.latent_spaces)}, not from {latent_space!r}"
         )
     if classes is not None and not generator.num_classes:
-        raise DataError(f"generator {generator.spec} is unconditional: it has no classes to choose from")
+        raise DataError(f"generator {generator.spec} is unconditional: it has no classes to choose; leave classes out")
     held = any(move.where for view in views for move in view_kinds.moves_of(view))
     return Recipe(
         num_samples=num_samples,
@@ -217,7 +217,7 @@ def _walks_for(
     if walks.latent_dim != generator.dim(space):
         raise DataError(
             f"the walks have {walks.latent_dim} coordinates, a latent of {generator.spec} in {space} has "
-            f"{generator.dim(space)}; they were made for another generator"
+            f"{generator.dim(space)}; name walks of this generator (genrep-walks train makes some)"
         )
     if walks.generator and walks.generator != generator.fingerprint():
         raise DataError(

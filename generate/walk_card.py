@@ -175,7 +175,7 @@ def check_walks(generator: LoadedGenerator, walks: Walks) -> None:
     if walks.latent_dim != generator.dim(walks.latent_space):
         raise DataError(
             f"the walks have {walks.latent_dim} coordinates, a latent of {generator.spec} has "
-            f"{generator.dim(walks.latent_space)}; they were made for another generator"
+            f"{generator.dim(walks.latent_space)}; name the generator and weights they were made for"
         )
     if walks.generator and walks.generator != generator.fingerprint():
         raise DataError(
