@@ -236,6 +236,9 @@ def _label_matters(subject: _Subject) -> str:
 
 
 def _truncation_narrows(subject: _Subject) -> str:
+    if subject.generator.keeps_variance:
+        raise _NotApplicableError("its latents keep their variance")
+
     def spread(truncation: float) -> float:
         images = subject.render_truncated(truncation, one_label=True)
         return (images - images.mean(dim=0)).abs().mean().item()

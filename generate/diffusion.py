@@ -104,7 +104,7 @@ class Diffusion:
         )
         self.networks.eval().requires_grad_(False)
         self._call = inspect.unwrap(type(pipeline).__call__)  # without its no_grad
-        self._parameters = inspect.signature(self._call).parameters
+        self._parameters = dict(inspect.signature(self._call).parameters)
         self.class_names = self._classes(prompts)
         self.num_classes = len(self.class_names)
         if self.num_classes == 1000 and not prompts:
@@ -435,5 +435,6 @@ def _tiny() -> Any:
             tensor.div_(math.sqrt(tensor[0].numel()))
         else:
             tensor.mul_(0.1).add_(1 if name.endswith("weight") else 0)  # of a normalisation, or a bias
+    state["conv_out.weight"].mul_(0.01)  # more, and fifty steps blow a rounding error up to another image
     network.load_state_dict(state)
     return library.DDIMPipeline(network, library.DDIMScheduler())

@@ -228,6 +228,10 @@ def _complaints(recipe: Recipe) -> list[str]:
     within("num_classes", generator.num_classes, 0, 1 << 20)
     for name, value in (("truncation", generator.truncation), ("prior_scale", generator.prior_scale)):
         require(0 < value <= 1, f"{name} must lie in (0, 1], got {value}; 1.0 keeps the full spread")
+    require(
+        not generator.keeps_variance or generator.truncation == 1,
+        f"truncation is {generator.truncation}, but latents of {generator.name:.60} keep their variance; leave it 1",
+    )
     among("prior", generator.prior, tuple(PRIORS))
     among("latent_space", generator.latent_space, LATENT_SPACES)
     require(len(generator.class_names) == generator.num_classes, "class_names must name every class")

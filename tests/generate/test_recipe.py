@@ -228,6 +228,11 @@ def test_a_recipe_that_names_other_blocks_than_the_generator_has_does_not_fit():
         check_fit(other, generator)
 
 
+def test_latents_that_keep_their_variance_are_not_truncated():
+    with pytest.raises(DataError, match=r"truncation is 0\.5, but latents of stub_.* keep their variance; leave it"):
+        make_recipe(load_generator("stub_generators:keeps_variance"), truncation=0.5)
+
+
 def test_views_that_keep_the_variance_have_a_std_of_at_most_one():
     with pytest.raises(DataError, match=r"std must lie in 0\.\.1, got 1\.5"):
         make_recipe(load_generator("stub_generators:keeps_variance"), std=1.5)
