@@ -1,8 +1,10 @@
 """Generation on a real Ray cluster of two nodes on this machine, one of which is killed half-way."""
 
 import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +40,10 @@ def small_recipe(**arguments):
 
 def tars(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def started(attempts=4):
@@ -83,7 +89,12 @@ def test_a_shard_of_a_killed_node_is_written_elsewhere_and_the_set_equals_a_loca
         hold.touch()  # now the worker of either node stops in the middle of a shard
         while len(list(tmp_path.glob("hold.*"))) < 2:
             time.sleep(0.01)
+        workers = [int(path.suffix[1:]) for path in tmp_path.glob("hold.*")]
+        (raylet,) = cluster.second.all_processes["raylet"]
+        (worker,) = [pid for pid in workers if parent(pid) == raylet.process.pid]
         cluster.remove_node(cluster.second, allow_graceful=False)
+        with suppress(ProcessLookupError):  # it ends with its node, but may write a few shards before it notices
+            os.kill(worker, signal.SIGKILL)
         hold.unlink()
         killed.set()
 
