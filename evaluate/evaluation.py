@@ -4,8 +4,10 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genrep.evaluate.data import RealData
 from genrep.evaluate.features import Encoder, Features, Progress, backbone_encoder, features_of, key_of
@@ -20,6 +22,12 @@ from genrep.train.checkpoint import FOLDER, load_backbone
 
 Probe = LinearProbe | KnnProbe
 PROBES: dict[str, type[Probe]] = {"linear": LinearProbe, "knn": KnnProbe}
+
+
+class _Measured(NamedTuple):
+    score: Score
+    right: NDArray[np.int64]  # (N,), draws that were right on each test image
+    held_out_top1: float
 
 
 def evaluate(
@@ -59,25 +67,27 @@ def evaluate(
     cache = cache or run_folder(checkpoint) / "evaluation" / "cache"
     trained = backbone_encoder("backbone", loaded, loaded.module, {"checkpoint": loaded.sha256})
 
-    def scores_of(encoder: Encoder, wanted: Sequence[Probe]) -> Iterator[Score]:
+    def scores_of(encoder: Encoder, wanted: Sequence[Probe]) -> Iterator[_Measured]:
         if wanted:
             features = features_of(encoder, data, shift=shift, cache=cache, device=device, progress=progress)
         for done, probe in enumerate(wanted):
             progress(f"{encoder.name}: probes", done, len(wanted))
-            yield _score(probe, features, data, seed=seed)
+            yield _measure(probe, features, data, seed=seed)
 
-    scores = list(scores_of(trained, probes))
+    measured = list(scores_of(trained, probes))
     floor_scores: dict[str, list[Score]] = {}
     for floor in floors(loaded, side=data.side):
         files = [cache / "floors" / f"{_key(floor, probe, data, shift, seed)}.json" for probe in probes]
         missing = [number for number, file in enumerate(files) if not file.exists()]
         for number, new in zip(missing, scores_of(floor, [probes[number] for number in missing]), strict=True):
-            _write_score(files[number], new)
+            _write_score(files[number], new.score)
         floor_scores[floor.name] = [_read_score(file) for file in files]
     return [
         Result(
             measure=probe.name,
-            score=scores[number],
+            score=measured[number].score,
+            right=measured[number].right,
+            held_out_top1=measured[number].held_out_top1,
             floors={name: of_floor[number] for name, of_floor in floor_scores.items()},
             data=data.name,
             data_sha256=data.sha256,
@@ -117,12 +127,13 @@ def check_labels(probes: Sequence[Probe], data: RealData) -> None:
         )
 
 
-def _score(probe: Probe, features: Features, data: RealData, *, seed: int) -> Score:
+def _measure(probe: Probe, features: Features, data: RealData, *, seed: int) -> _Measured:
     """Fit, choose, and only then look at the test part."""
     model = probe.fit(features.fit, features.held_out, num_classes=len(data.class_names), seed=seed)
+    held_out = (model.predict(features.held_out.features) == features.held_out.labels).float().mean().item()
     predictions = model.predict(features.test.features).cpu().numpy()
     drawn = probe.labels_per_class is not None
-    return score(
+    scored = score(
         predictions,
         data.test.labels,
         data.class_names,
@@ -130,6 +141,7 @@ def _score(probe: Probe, features: Features, data: RealData, *, seed: int) -> Sc
         settings={**model.settings, "num_draws": len(predictions)} if drawn else model.settings,
         drawn=drawn,
     )
+    return _Measured(scored, (predictions == data.test.labels).sum(0), held_out)
 
 
 def _key(floor: Encoder, probe: Probe, data: RealData, shift: Shift, seed: int) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,10 @@ class Result:
         training: The config of the run.
         recipe: sha256 of the recipe of its training set, where the config tells.
         command: What was typed; None from Python.
+        right: int64 (N,), how many draws (of one where there are none) were right on each test image, so that a
+            difference between two encoders can be paired by image; not in the ``result.json``.
+        held_out_top1: Of the trained encoder on held-out training images, for choices between encoders; the probe's
+            own settings were chosen on them too.  Not in the ``result.json``.
     """
 
     measure: str
@@ -75,9 +79,12 @@ class Result:
     training: dict[str, Any]
     recipe: str | None
     command: str | None
+    right: NDArray[np.int64] = field(compare=False, repr=False)
+    held_out_top1: float
 
     def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self)
+        del fields["right"], fields["held_out_top1"]
         score = fields.pop("score")
         unit = f"fraction of {self.num_images['test']} test images"
         return {"format": FORMAT, "measure": fields.pop("measure"), "unit": unit, **score, **fields}

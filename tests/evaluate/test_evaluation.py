@@ -88,6 +88,25 @@ def test_a_number_is_the_share_of_test_images_that_are_right(data, run, tmp_path
         assert one.top1 + two.top1 <= 1  # an image is right under one labelling at most
 
 
+def test_each_test_image_keeps_how_many_draws_were_right_on_it(data, run, tmp_path):
+    for result in evaluate(run, data, PROBES, cache=tmp_path):
+        draws = result.score.settings.get("num_draws", 1)
+        assert result.right.shape == (40,)
+        assert result.right.max() <= draws
+        assert result.right.sum() / (40 * draws) == pytest.approx(result.score.top1)
+        of_thin = result.right[data.test.labels == 0]
+        assert of_thin.mean() / draws == pytest.approx(result.score.per_class["thin"])
+
+
+def test_the_held_out_number_knows_nothing_of_the_test_part(data, run, tmp_path):
+    as_test = dataclasses.replace(data, test=data.held_out, sha256="1" * 64)
+    other = dataclasses.replace(data, test=data.fit, sha256="2" * 64)
+    results = [evaluate(run, each, PROBES, cache=tmp_path) for each in (data, as_test, other)]
+    for one, two, three in zip(*results, strict=True):
+        assert one.held_out_top1 == two.held_out_top1 == three.held_out_top1
+        assert one.held_out_top1 == pytest.approx(two.score.top1)
+
+
 def test_each_probe_gets_a_result_with_three_floors_and_their_widths(data, run, tmp_path):
     results = evaluate(run, data, PROBES, shift="affine", seed=2, cache=tmp_path)
     assert [(r.measure, r.labels_per_class) for r in results] == [

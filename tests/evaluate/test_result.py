@@ -32,6 +32,8 @@ def result():
         training={"method": "simclr"},
         recipe="r" * 64,
         command="genrep-evaluate knn --checkpoint runs/gauss",
+        right=np.ones(10, np.int64),
+        held_out_top1=0.5,
     )
 
 

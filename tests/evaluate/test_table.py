@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from genrep.evaluate.result import Result, Score
@@ -23,6 +24,8 @@ def result_with(floor_top1, *, measure="linear", labels_per_class=None, shift="n
         training={},
         recipe=None,
         command=None,
+        right=np.ones(10, np.int64),
+        held_out_top1=0.5,
     )
 
 
