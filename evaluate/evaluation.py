@@ -38,6 +38,7 @@ def evaluate(
     shift: Shift = "none",
     seed: int = 0,
     cache: Path | None = None,
+    keep_features: bool = True,
     device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
     command: str | None = None,
@@ -51,6 +52,7 @@ def evaluate(
         seed: Of the label draws.
         cache: Keeps features and the floors' scores, which depend on data, shift and probe alone: runs that share
             one share the floors.  Left out: ``evaluation/cache`` in the run's folder.
+        keep_features: In the cache; False where many encoders would fill the disk.
         progress: Called with (what, done, total).
         command: What the user typed, for the record.
 
@@ -69,6 +71,7 @@ def evaluate(
 
     def scores_of(encoder: Encoder, wanted: Sequence[Probe]) -> Iterator[_Measured]:
         if wanted:
+            encoder = dataclasses.replace(encoder, worth_keeping=encoder.worth_keeping and keep_features)
             features = features_of(encoder, data, shift=shift, cache=cache, device=device, progress=progress)
         for done, probe in enumerate(wanted):
             progress(f"{encoder.name}: probes", done, len(wanted))

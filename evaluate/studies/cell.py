@@ -1,0 +1,122 @@
+"""What a study is made of: sets of images, settings of a training, and cells, a setting with a seed."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+REAL = "fashion-mnist"  # in place of a generator: its training images, as shards
+SETS, RUNS = "sets", "runs"  # folders of a study
+
+# views -> what the paper calls them
+TRANSFORMATIONS = {"pixel": "T_x", "latent": "T_z", "both": "T_z + T_x"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of images.
+
+    Attributes:
+        generator: Registered name, or ``REAL``.
+        views: As in ``--views``; ``none`` for anchors alone, and for real images.
+        std: As in ``--std``; None where the kind of view has none.
+        samples: Anchors, drawn with seed 0, so that a smaller set is a prefix of a larger one.
+        num_views: An anchor's.
+    """
+
+    generator: str
+    views: str
+    std: float | None = None
+    samples: int = 20_000
+    num_views: int = 1
+
+    @property
+    def name(self) -> str:
+        words = [self.generator]
+        if self.views != "none":
+            words += [self.views, *([f"{self.std:g}"] if self.std is not None else [])]
+            words += [f"k{self.num_views}"] if self.num_views > 1 else []
+        return "-".join([*words, str(self.samples)])
+
+    @property
+    def num_images(self) -> int:
+        return self.samples * (1 if self.views == "none" else 1 + self.num_views)
+
+    def command(self, folder: Path) -> str:
+        """What makes it, in the folder of the study."""
+        out = shlex.quote(str(folder / SETS / self.name))
+        if self.generator == REAL:
+            return f"genrep-shards import {REAL} --n {self.samples} --out {out}"
+        std = f" --std {self.std:g}" if self.std is not None else ""
+        several = f" --num-views {self.num_views}" if self.num_views > 1 else ""
+        return (
+            f"genrep-generate --generator {self.generator} --views {self.views}{std}{several} --n {self.samples} "
+            f"--out {out}"
+        )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How an encoder is trained.
+
+    Attributes:
+        method: As in ``--method``; ``untrained`` for the first weights of simclr.
+        views: ``pixel``, ``latent`` or ``both``: T_x, T_z, T_z + T_x.
+        samples: It sees the first so many of the set.
+        steps: Updates.
+        images: Of an update, so that methods that show more images of a sample see fewer samples.
+        images_per_sample: In a batch.
+    """
+
+    source: Source
+    method: str
+    views: str
+    samples: int
+    steps: int = 400
+    images: int = 512
+    images_per_sample: int = 2
+
+    @property
+    def batch_size(self) -> int:
+        return self.images // self.images_per_sample
+
+    @property
+    def name(self) -> str:
+        several = f"-{self.images_per_sample}-images" if self.images_per_sample != 2 else ""
+        first = f"-first{self.samples}" if self.samples != self.source.samples else ""
+        return f"{self.method}-{self.views}{several}-{self.source.name}{first}-{self.steps}x{self.batch_size}"
+
+    @property
+    def passes(self) -> float:
+        """How often a sample is seen."""
+        return self.steps * self.batch_size / self.samples
+
+    def of(self, samples: int, *, largest: int) -> "Setting":
+        """The same with the first ``samples`` of a set of ``largest``."""
+        return replace(self, source=replace(self.source, samples=largest), samples=samples)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its measurement; equal names are equal encoders, whichever study asks."""
+
+    setting: Setting
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting.name}-seed{self.seed}"
+
+    def command(self, folder: Path) -> str:
+        """What trains it, in the folder of the study."""
+        setting = self.setting
+        method = "simclr" if setting.method == "untrained" else setting.method
+        limit = f" --limit {setting.samples}" if setting.samples != setting.source.samples else ""
+        several = f" --num-views {setting.images_per_sample - 1}" if setting.images_per_sample > 2 else ""
+        shards, out = (
+            shlex.quote(str(folder / part)) for part in (f"{SETS}/{setting.source.name}", f"{RUNS}/{self.name}")
+        )
+        return (
+            f"genrep-train --shards {shards} --method {method} --views {setting.views}"
+            f"{several}{limit} --batch-size {setting.batch_size} --steps {setting.steps} --seed {self.seed} "
+            f"--checkpoint-every 100 --keep 1 --device cpu --threads 1 --out {out}"
+        )

@@ -1,0 +1,251 @@
+"""genrep-study: questions of the paper, each one command."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genrep.shards.cli import Group, faults_in_one_line
+
+if TYPE_CHECKING:
+    from genrep.evaluate.studies.catalogue import Scale
+    from genrep.evaluate.studies.study import Study
+
+
+class _Numbers(click.ParamType):
+    """Numbers joined by commas, each above 0, in growing order."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.name = "numbers"
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(sorted({self._kind(word) for word in value.split(",")}))
+        except ValueError:
+            numbers = ()
+        if not numbers or numbers[0] <= 0:
+            self.fail(f"{value!r} is not a list of numbers above 0 joined by commas", param, ctx)
+        return numbers
+
+
+POSITIVE = click.IntRange(min=1)
+OPTIONS = [
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of sets, runs and cells; studies that share one share them.",
+    ),
+    click.option(
+        "--results",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Where finished cells and reports go.  [default: --out]",
+    ),
+    click.option("--jobs", type=POSITIVE, default=1, show_default=True, help="Cells at once, a core each."),
+    click.option("--steps", type=POSITIVE, default=400, show_default=True, help="Updates of every encoder."),
+    click.option("--samples", type=POSITIVE, default=20_000, show_default=True, help="Anchors of a set."),
+    click.option("--seeds", type=POSITIVE, metavar="N", help="At most so many a row.  [default: of the study]"),
+    click.option("--images", type=click.IntRange(min=4), default=512, show_default=True, help="Of an update."),
+    click.option(
+        "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Print cells, seconds and bytes, of finished cells or a few minutes' measurement.",
+    ),
+    click.option("--report", "only_report", is_flag=True, help="Report the cells that are there; do none."),
+    click.option("--quiet", is_flag=True, help="Only errors."),
+]
+STDS = click.option(
+    "--std", "stds", type=_Numbers(float), help="Strengths without classes.  [default: 0.1,0.2,0.5,1,2]"
+)
+CLASS_STDS = click.option("--class-std", "class_stds", type=_Numbers(float), help="With classes.  [default: 0.2,0.5,1]")
+SIZES = click.option(
+    "--n", "sizes", type=_Numbers(int), help="Numbers of samples.  [default: 256,1024,4096,16384,65536]"
+)
+
+
+def _options(*further: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed([*OPTIONS, *further]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Studies: plan, train, probe, report. The same command goes on with what is missing.
+
+    Every cell (a training and its measurement) leaves one file in cells/ when it is finished and is never done again,
+    also not for another study with the same --out.
+
+    \b
+    Examples: its cost first; then the study on two cores
+      genrep-study views --out studies --dry-run
+      genrep-study views --out studies --jobs 2
+    """
+
+
+@main.command()
+@_options(STDS, CLASS_STDS)
+def views(**options: Any) -> None:
+    """Does T_z help, which view is best, is real data ahead?
+
+    Primary contrast, stated before any run: T_z + T_x minus T_x, 20 nearest neighbours and 10 labels a class, clean
+    and affine, five seeds, paired. All else is exploratory. The strength of every row is its own best on held-out
+    training images.
+
+    \b
+    Example:
+      genrep-study views --out studies --jobs 2
+    """
+    _study("views", **options)
+
+
+@main.command()
+@_options(STDS)
+def std(**options: Any) -> None:
+    """Accuracy over the strength of latent views, with T_x and without.
+
+    \b
+    Example:
+      genrep-study std --out studies --std 0.1,0.2,0.5,1,2
+    """
+    _study("std", **options)
+
+
+@main.command()
+@_options(STDS, CLASS_STDS, SIZES)
+def scaling(**options: Any) -> None:
+    """Accuracy over the number of generated samples, at equal updates.
+
+    \b
+    Example:
+      genrep-study scaling --out studies --n 256,1024,4096,16384,65536
+    """
+    _study("scaling", **options)
+
+
+def _study(
+    name: str,
+    *,
+    out: Path,
+    results: Path | None,
+    jobs: int,
+    data_name: str,
+    dry_run: bool,
+    only_report: bool,
+    quiet: bool,
+    **scale: Any,
+) -> None:
+    from genrep.evaluate.studies.catalogue import STUDIES, Scale
+    from genrep.evaluate.studies.record import Records
+    from genrep.evaluate.studies.runner import run
+    from genrep.shards import atomic
+
+    if dry_run and only_report:
+        raise click.UsageError("--dry-run does nothing and --report reports: give one of them")
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    chosen = Scale(**{option: value for option, value in scale.items() if value is not None})
+    study = STUDIES[name](chosen)
+    results = results or out
+    records = Records(results, data=data_name)
+    try:
+        with faults_in_one_line():
+            _check(study, chosen, data_name)
+            if dry_run:
+                click.echo(_plan(study, records, out=out, data=data_name, jobs=jobs))
+                return
+            if not quiet:
+                for warning in study.warnings(records):
+                    click.echo(f"warning: {warning}", err=True)
+            with atomic.reported(out):
+                out.mkdir(parents=True, exist_ok=True)
+
+            def on_done(cell: Any, left: int) -> None:
+                if not quiet:
+                    click.echo(f"{cell.name}: done, {left} left", err=True)
+                _report(study, records, chosen, results)
+
+            if not only_report:
+                try:
+                    run(study, records, out=out, results=results, data=data_name, jobs=jobs, on_done=on_done)
+                finally:
+                    text = _report(study, records, chosen, results)
+            else:
+                text = _report(study, records, chosen, results)
+            if not quiet:
+                click.echo(f"{text}\nwritten to {results / study.name}")
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted; run the same command to continue") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _check(study: "Study", scale: "Scale", data: str) -> None:
+    """What would make every cell fail is said before the first."""
+    from genrep.evaluate.data import open_data
+    from genrep.shards.errors import DataError
+
+    largest = max(candidate.batch_size for row in study.rows for candidate in row.candidates)
+    fewest = min(row.samples or candidate.samples for row in study.rows for candidate in row.candidates)
+    if largest > fewest:
+        raise DataError(
+            f"an update takes {largest} samples and the smallest set has {fewest}: use --images {2 * fewest} or less"
+        )
+    open_data(data)
+
+
+def _report(study: "Study", records: Any, scale: "Scale", results: Path) -> str:
+    from genrep.evaluate.studies.table import markdown
+    from genrep.shards import atomic
+
+    text = markdown(study, records, scale=_scale(scale))
+    folder = results / study.name
+    with atomic.reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    atomic.write(folder / "table.md", text.encode())
+    return text
+
+
+def _scale(scale: "Scale") -> str:
+    return f"{scale.steps} updates of {scale.images} images; sets of {scale.samples:,} anchors."
+
+
+def _plan(study: "Study", records: Any, *, out: Path, data: str, jobs: int) -> str:
+    from genrep.evaluate.studies.cost import predict, rates_of
+    from genrep.shards import atomic
+
+    with atomic.reported(out):
+        out.mkdir(parents=True, exist_ok=True)
+    cells = study.cells(records)
+    cost = predict(cells, records, rates_of(study, records, out=out, data=data), out=out)
+    later = sum(row.seeds for row in study.open_rows(records))
+    each = sum(cost.cells.values()) / max(len(cost.cells), 1)
+    lines = [f"{study.name}: {study.question}"]
+    lines += [f"set   {seconds:7.0f} s  {name}" for name, seconds in cost.sets.items()]
+    lines += [f"cell  {seconds:7.0f} s  {name}" for name, seconds in cost.cells.items()]
+    lines += [
+        f"up to {later * each:7.0f} s  {later} cells of rows whose setting is chosen when their candidates are done"
+    ]
+    lines += [
+        f"{len(cells) - len(cost.cells)} cells are finished, {len(cost.cells)} missing, up to {later} to come: "
+        f"{(cost.seconds(jobs) + later * each / jobs) / 60:.0f} minutes with --jobs {jobs}, "
+        f"{cost.set_bytes / 1e6:,.0f} MB of sets, {cost.run_bytes / 1e6:,.0f} MB of runs"
+    ]
+    lines += [f"warning: {warning}" for warning in study.warnings(records)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

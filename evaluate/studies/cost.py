@@ -1,0 +1,146 @@
+"""What a study will cost, from cells that are finished or from a short measurement."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from genrep.evaluate.studies.cell import RUNS, SETS, Cell, Setting, Source
+from genrep.evaluate.studies.record import Records
+from genrep.evaluate.studies.study import Study
+from genrep.evaluate.studies.work import CACHE, Order, locked, measured, run
+from genrep.shards import atomic
+from genrep.shards.errors import DataError
+
+FILE = "cost.json"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What things cost on this machine, with one thread.
+
+    Attributes:
+        image_s: To render, encode and write an image.
+        image_bytes: Of a set on disk, an image.
+        update_image_s: An update, an image of its batch.
+        start_s: Of a command, before its first image.
+        probes_s: All probes of an encoder, once the floors are known.
+        run_bytes: A run on disk.
+    """
+
+    image_s: float
+    image_bytes: float
+    update_image_s: float
+    start_s: float
+    probes_s: float
+    run_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of what is missing.
+
+    Attributes:
+        sets: Name of a missing set -> seconds.
+        cells: Name of a missing cell -> seconds.
+        set_bytes, run_bytes: They will take on disk.
+    """
+
+    sets: dict[str, float]
+    cells: dict[str, float]
+    set_bytes: int
+    run_bytes: int
+
+    def seconds(self, jobs: int) -> float:
+        """With so many cells at once."""
+        return (sum(self.sets.values()) + sum(self.cells.values())) / jobs
+
+
+def predict(cells: Sequence[Cell], records: Records, rates: Rates, *, out: Path) -> Cost:
+    """Cost of those cells that have no record, and of the sets they need and lack."""
+    missing = [cell for cell in cells if cell not in records]
+    sources = {cell.setting.source: None for cell in missing}
+    lacking = [source for source in sources if not (out / SETS / source.name / "manifest.json").exists()]
+    return Cost(
+        sets={source.name: rates.start_s + rates.image_s * source.num_images for source in lacking},
+        cells={
+            cell.name: rates.probes_s
+            + (
+                0
+                if cell.setting.method == "untrained"
+                else rates.start_s + rates.update_image_s * cell.setting.images * cell.setting.steps
+            )
+            for cell in missing
+        },
+        set_bytes=round(sum(rates.image_bytes * source.num_images for source in lacking)),
+        run_bytes=rates.run_bytes * len(missing),
+    )
+
+
+def rates_of(study: Study, records: Records, *, out: Path, data: str) -> Rates:
+    """Measured once a folder; what finished cells took goes before it."""
+    path = out / FILE
+    try:
+        rates = Rates(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        rates = measure(study.rows[0].candidates[0], out=out, data=data)
+        atomic.write(path, json.dumps(asdict(rates), indent=1).encode() + b"\n")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error!r}): remove it to have the times measured again") from error
+    return from_finished(study, records, rates)
+
+
+def from_finished(study: Study, records: Records, rates: Rates) -> Rates:
+    """The rates, with those of training and probes replaced by the medians of finished cells."""
+    finished = [cell for cell in study.cells(records) if cell in records and cell.setting.method != "untrained"]
+    if not finished:
+        return rates
+    seconds = [records[cell].content["seconds"] for cell in finished]
+    images = [cell.setting.images * cell.setting.steps for cell in finished]
+    return Rates(
+        **{
+            **asdict(rates),
+            "update_image_s": median(
+                max(each["training"] - rates.start_s, 0) / number for each, number in zip(seconds, images, strict=True)
+            ),
+            "probes_s": median(each["probes"] for each in seconds),
+        }
+    )
+
+
+def measure(setting: Setting, *, out: Path, data: str) -> Rates:
+    """A small set, a few updates and all probes of one encoder; the floors are measured for good on the way."""
+    source = Source(setting.source.generator, setting.source.views, setting.source.std, 2048)
+    none = Cell(Setting(source, setting.method, setting.views, 2048, 1, setting.images), 0)
+    some = Cell(Setting(source, setting.method, setting.views, 2048, 11, setting.images), 0)
+    tiny = Source(source.generator, source.views, source.std, 64)
+    with tempfile.TemporaryDirectory(dir=out) as name, locked(out / ".cost.lock") as held:
+        folder = Path(name)
+        seconds = {}
+        for what, command in (
+            ("tiny", tiny.command(folder)),
+            ("set", source.command(folder)),
+            ("none", none.command(folder)),
+            ("some", some.command(folder)),
+        ):
+            began = time.monotonic()
+            run(command, held=held)
+            seconds[what] = time.monotonic() - began
+        measured(Order(some, folder, folder, data), cache=out / CACHE)
+        began = time.monotonic()
+        measured(Order(some, folder, folder, data), cache=out / CACHE)
+        probes = time.monotonic() - began
+        files = [file.stat().st_size for file in (folder / SETS / source.name).rglob("*") if file.is_file()]
+        run_files = [file.stat().st_size for file in (folder / RUNS / some.name).rglob("*") if file.is_file()]
+    images = source.num_images - tiny.num_images
+    return Rates(
+        image_s=max(seconds["set"] - seconds["tiny"], 0) / images,
+        image_bytes=sum(files) / source.num_images,
+        update_image_s=max(seconds["some"] - seconds["none"], 0) / (10 * setting.images),
+        start_s=seconds["tiny"],
+        probes_s=probes,
+        run_bytes=sum(run_files),
+    )
