@@ -84,7 +84,6 @@ def views(scale: Scale) -> Study:
         Contrast("SimCLR, independent", "SimCLR, T_z"),
         Contrast(f"SimCLR, real images, {T_X}", simclr_x),
         Contrast(f"SimCLR, real images, {T_X}", simclr_zx),
-        Contrast(simclr_x, "untrained"),
     )
     return _study("views", "Views", views, scale, rows, contrasts)
 

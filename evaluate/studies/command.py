@@ -12,6 +12,8 @@ from genrep.shards.cli import Group, faults_in_one_line
 
 if TYPE_CHECKING:
     from genrep.evaluate.studies.catalogue import Scale
+    from genrep.evaluate.studies.cell import Cell
+    from genrep.evaluate.studies.record import Records
     from genrep.evaluate.studies.study import Study
 
 
@@ -148,8 +150,10 @@ def _study(
     quiet: bool,
     **scale: Any,
 ) -> None:
+    from genrep.evaluate.studies.analysis import analyse
     from genrep.evaluate.studies.catalogue import STUDIES, Scale
     from genrep.evaluate.studies.record import Records
+    from genrep.evaluate.studies.report import write_report
     from genrep.evaluate.studies.runner import run
     from genrep.shards import atomic
 
@@ -172,20 +176,17 @@ def _study(
             with atomic.reported(out):
                 out.mkdir(parents=True, exist_ok=True)
 
-            def on_done(cell: Any, left: int) -> None:
+            def on_done(cell: "Cell", left: int) -> None:
                 if not quiet:
                     click.echo(f"{cell.name}: done, {left} left", err=True)
-                _report(study, records, chosen, results)
 
-            if not only_report:
-                try:
+            try:
+                if not only_report:
                     run(study, records, out=out, results=results, data=data_name, jobs=jobs, on_done=on_done)
-                finally:
-                    text = _report(study, records, chosen, results)
-            else:
-                text = _report(study, records, chosen, results)
+            finally:  # also of a study that was interrupted
+                text = write_report(analyse(study, records), results / study.name, scale=_scale(chosen))
             if not quiet:
-                click.echo(f"{text}\nwritten to {results / study.name}")
+                click.echo(f"{text}\nwritten to {results / study.name}: report.html, tables and plots")
     except KeyboardInterrupt:
         raise click.ClickException("interrupted; run the same command to continue") from None
     finally:
@@ -206,23 +207,11 @@ def _check(study: "Study", scale: "Scale", data: str) -> None:
     open_data(data)
 
 
-def _report(study: "Study", records: Any, scale: "Scale", results: Path) -> str:
-    from genrep.evaluate.studies.table import markdown
-    from genrep.shards import atomic
-
-    text = markdown(study, records, scale=_scale(scale))
-    folder = results / study.name
-    with atomic.reported(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    atomic.write(folder / "table.md", text.encode())
-    return text
-
-
 def _scale(scale: "Scale") -> str:
     return f"{scale.steps} updates of {scale.images} images; sets of {scale.samples:,} anchors."
 
 
-def _plan(study: "Study", records: Any, *, out: Path, data: str, jobs: int) -> str:
+def _plan(study: "Study", records: "Records", *, out: Path, data: str, jobs: int) -> str:
     from genrep.evaluate.studies.cost import predict, rates_of
     from genrep.shards import atomic
 
