@@ -226,7 +226,7 @@ def _reading(
     for curve in curves:
         if curve.growth:
             lines.append(f"{curve.group}, {MEAN}: {curve.growth[MEAN].said()}")
-        elif len(curve.rows) > 2:
+        elif study.x == "sigma" and len(curve.rows) > 2:
             lines.append(_peak(curve, study.x))
     for measure in MEASURES:
         highest = max(floors, key=lambda floor: floors[floor][measure], default=None)

@@ -21,6 +21,7 @@ class Source:
         std: As in ``--std``; None where the kind of view has none.
         samples: Anchors, drawn with seed 0, so that a smaller set is a prefix of a larger one.
         num_views: An anchor's.
+        arguments: ``KEY=VALUE`` of the generator.
     """
 
     generator: str
@@ -28,10 +29,11 @@ class Source:
     std: float | None = None
     samples: int = 20_000
     num_views: int = 1
+    arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        words = [self.generator]
+        words = [self.generator.replace(":", "-"), *(each.replace("=", "") for each in self.arguments)]
         if self.views != "none":
             words += [self.views, *([f"{self.std:g}"] if self.std is not None else [])]
             words += [f"k{self.num_views}"] if self.num_views > 1 else []
@@ -48,9 +50,10 @@ class Source:
             return f"genrep-shards import {REAL} --n {self.samples} --out {out}"
         std = f" --std {self.std:g}" if self.std is not None else ""
         several = f" --num-views {self.num_views}" if self.num_views > 1 else ""
+        arguments = "".join(f" --generator-arg {each}" for each in self.arguments)
         return (
-            f"genrep-generate --generator {self.generator} --views {self.views}{std}{several} --n {self.samples} "
-            f"--out {out}"
+            f"genrep-generate --generator {self.generator}{arguments} --views {self.views}{std}{several} "
+            f"--n {self.samples} --out {out}"
         )
 
 
@@ -65,6 +68,8 @@ class Setting:
         steps: Updates.
         images: Of an update, so that methods that show more images of a sample see fewer samples.
         images_per_sample: In a batch.
+        mixed: A set that a part of every batch comes from.
+        share: How large a part, in (0, 1).
     """
 
     source: Source
@@ -74,6 +79,8 @@ class Setting:
     steps: int = 400
     images: int = 512
     images_per_sample: int = 2
+    mixed: Source | None = None
+    share: float = 0.0
 
     @property
     def batch_size(self) -> int:
@@ -83,7 +90,13 @@ class Setting:
     def name(self) -> str:
         several = f"-{self.images_per_sample}-images" if self.images_per_sample != 2 else ""
         first = f"-first{self.samples}" if self.samples != self.source.samples else ""
-        return f"{self.method}-{self.views}{several}-{self.source.name}{first}-{self.steps}x{self.batch_size}"
+        mixed = f"-mixed{self.share:g}-{self.mixed.name}" if self.mixed else ""
+        return f"{self.method}-{self.views}{several}-{self.source.name}{first}{mixed}-{self.steps}x{self.batch_size}"
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All sets that it needs."""
+        return (self.source, self.mixed) if self.mixed else (self.source,)
 
     @property
     def passes(self) -> float:
@@ -93,6 +106,14 @@ class Setting:
     def of(self, samples: int, *, largest: int) -> "Setting":
         """The same with the first ``samples`` of a set of ``largest``."""
         return replace(self, source=replace(self.source, samples=largest), samples=samples)
+
+    def with_views(self, num_views: int) -> "Setting":
+        """The same with so many views an anchor, of which one is drawn in every epoch."""
+        return replace(self, source=replace(self.source, num_views=num_views))
+
+    def mixed_with(self, source: Source, share: float) -> "Setting":
+        """The same with a share of every batch from another set."""
+        return replace(self, mixed=source, share=share) if share else self
 
 
 @dataclass(frozen=True)
@@ -112,11 +133,14 @@ class Cell:
         method = "simclr" if setting.method == "untrained" else setting.method
         limit = f" --limit {setting.samples}" if setting.samples != setting.source.samples else ""
         several = f" --num-views {setting.images_per_sample - 1}" if setting.images_per_sample > 2 else ""
+        mixed = ""
+        if setting.mixed:
+            mixed = f" --mix {shlex.quote(f'{folder / SETS / setting.mixed.name}:{setting.share:g}')}"
         shards, out = (
             shlex.quote(str(folder / part)) for part in (f"{SETS}/{setting.source.name}", f"{RUNS}/{self.name}")
         )
         return (
             f"genrep-train --shards {shards} --method {method} --views {setting.views}"
-            f"{several}{limit} --batch-size {setting.batch_size} --steps {setting.steps} --seed {self.seed} "
+            f"{several}{limit}{mixed} --batch-size {setting.batch_size} --steps {setting.steps} --seed {self.seed} "
             f"--checkpoint-every 100 --keep 1 --device cpu --threads 1 --out {out}"
         )

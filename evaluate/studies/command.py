@@ -138,6 +138,54 @@ def scaling(**options: Any) -> None:
     _study("scaling", **options)
 
 
+@main.command()
+@_options(CLASS_STDS)
+def pool(**options: Any) -> None:
+    """Views an anchor: 1, 5, 20 Gaussian, two steered, one independent.
+
+    \b
+    Example:
+      genrep-study pool --out studies
+    """
+    _study("pool", **options)
+
+
+@main.command()
+@_options(STDS)
+def mix(**options: Any) -> None:
+    """Shares of real images beside generated ones.
+
+    \b
+    Example:
+      genrep-study mix --out studies --seeds 1
+    """
+    _study("mix", **options)
+
+
+@main.command()
+@_options(STDS)
+def generators(**options: Any) -> None:
+    """Generators that saw images, classes too, or nothing at all.
+
+    \b
+    Example:
+      genrep-study generators --out studies --seeds 1
+    """
+    _study("generators", **options)
+
+
+@main.command()
+@_options()
+def methods(**options: Any) -> None:
+    """All training methods on T_x, T_z and both, with three Gaussian views an anchor.
+
+    \b
+    Example:
+      genrep-study methods --out studies --jobs 2
+    """
+    _study("methods", **options)
+
+
 def _study(
     name: str,
     *,
@@ -199,7 +247,7 @@ def _check(study: "Study", scale: "Scale", data: str) -> None:
     from genrep.shards.errors import DataError
 
     largest = max(candidate.batch_size for row in study.rows for candidate in row.candidates)
-    fewest = min(row.samples or candidate.samples for row in study.rows for candidate in row.candidates)
+    fewest = min(row.derive(candidate).samples for row in study.rows for candidate in row.candidates)
     if largest > fewest:
         raise DataError(
             f"an update takes {largest} samples and the smallest set has {fewest}: use --images {2 * fewest} or less"

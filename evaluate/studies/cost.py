@@ -62,7 +62,7 @@ class Cost:
 def predict(cells: Sequence[Cell], records: Records, rates: Rates, *, out: Path) -> Cost:
     """Cost of those cells that have no record, and of the sets they need and lack."""
     missing = [cell for cell in cells if cell not in records]
-    sources = {cell.setting.source: None for cell in missing}
+    sources = dict.fromkeys(source for cell in missing for source in cell.setting.sources)
     lacking = [source for source in sources if not (out / SETS / source.name / "manifest.json").exists()]
     return Cost(
         sets={source.name: rates.start_s + rates.image_s * source.num_images for source in lacking},

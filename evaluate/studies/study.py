@@ -1,5 +1,6 @@
 """A study: rows of a table, each with a setting or the best of several; which cells it needs, in what order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,10 @@ class Finished(Protocol):
     def __getitem__(self, cell: Cell) -> Record: ...
 
 
+def _same(setting: Setting) -> Setting:
+    return setting
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of the table.
@@ -29,7 +34,7 @@ class Row:
         seeds: How many, from 0; rows of a study are paired by seed.
         group: Of a curve that the row is a point of.
         x: Where on the curve.
-        samples: The chosen setting is trained on the first so many samples, out of ``largest``.
+        derive: From the chosen setting to that of the row, such as one of more samples.
         primary: Part of the contrast that was stated before running; its cells come first.
     """
 
@@ -38,8 +43,7 @@ class Row:
     seeds: int
     group: str = ""
     x: float | None = None
-    samples: int | None = None
-    largest: int = 0
+    derive: Callable[[Setting], Setting] = _same
     primary: bool = False
 
     def choice_cells(self) -> list[Cell]:
@@ -63,7 +67,7 @@ class Row:
                 for setting in self.candidates
             ]
             best = self.candidates[int(np.argmax(means))]
-        return best if self.samples is None else best.of(self.samples, largest=self.largest)
+        return self.derive(best)
 
     def cells(self, finished: Finished) -> list[Cell]:
         """Its cells by seed; none while the choice is open."""
@@ -112,13 +116,10 @@ class Study:
 
     def warnings(self, finished: Finished) -> list[str]:
         """What makes a curve over samples say less than it seems to."""
-        few = {
-            setting.samples: setting
-            for row in self.rows
-            if row.samples is not None
-            and (setting := row.chosen(finished) or row.candidates[0].of(row.samples, largest=row.largest))
-            and setting.passes < 4
-        }
+        if self.x != "samples":
+            return []
+        settings = [row.chosen(finished) or row.derive(row.candidates[0]) for row in self.rows]
+        few = {setting.samples: setting for setting in settings if setting.passes < 4}
         return [
             f"{samples:,} samples are seen {setting.passes:.1f} times in {setting.steps} updates of "
             f"{setting.batch_size}: under 4 times, their number can hardly matter (--steps "

@@ -49,9 +49,14 @@ class Order:
     def from_json(cls, text: str) -> "Order":
         fields = json.loads(text)
         setting = fields["cell"]["setting"]
-        source = Source(**setting.pop("source"))
-        cell = Cell(Setting(source, **setting), fields["cell"]["seed"])
+        source, mixed = setting.pop("source"), setting.pop("mixed")
+        sets = {"source": _source(source), "mixed": mixed and _source(mixed)}
+        cell = Cell(Setting(**sets, **setting), fields["cell"]["seed"])
         return cls(cell, Path(fields["out"]), Path(fields["results"]), fields["data"])
+
+
+def _source(fields: dict[str, Any]) -> Source:
+    return Source(**{**fields, "arguments": tuple(fields["arguments"])})
 
 
 def do(order: Order) -> None:
@@ -61,13 +66,14 @@ def do(order: Order) -> None:
         DataError: If a command fails, or the encoder cannot be measured.
     """
     records = Records(order.results, data=order.data)
-    cell, source = order.cell, order.cell.setting.source
+    cell = order.cell
     with locked(order.out / LOCKS / f"{cell.name}.lock") as lock:
         if cell in records:
             return
-        with locked(order.out / LOCKS / f"set-{source.name}.lock") as set_lock:
-            if not (order.out / SETS / source.name / "manifest.json").exists():
-                run(source.command(order.out), held=set_lock)
+        for source in cell.setting.sources:
+            with locked(order.out / LOCKS / f"set-{source.name}.lock") as set_lock:
+                if not (order.out / SETS / source.name / "manifest.json").exists():
+                    run(source.command(order.out), held=set_lock)
         began = time.monotonic()
         train(cell, order.out, held=lock)
         trained = time.monotonic()
@@ -155,7 +161,7 @@ def measured(order: Order, *, cache: Path) -> dict[str, Any]:
         "scores": scores,
         "held_out": held_out,
         "command": cell.command(Path()),
-        "set_command": setting.source.command(Path()),
+        "set_command": "; ".join(source.command(Path()) for source in setting.sources),
         "set": {
             "generator": shards.recipe.get("generator"),
             "recipe_sha256": result.recipe,

@@ -1,9 +1,14 @@
+import shlex
+from importlib.metadata import entry_points
+from pathlib import Path
+
 import pytest
 
 from genrep.evaluate.studies.catalogue import STUDIES, Scale
 from genrep.evaluate.studies.cell import Cell
 from genrep.evaluate.studies.record import Records
 from genrep.evaluate.studies.study import CHOICE_SEEDS, Row
+from genrep.evaluate.studies.work import Order
 
 
 def test_a_row_of_several_settings_takes_the_best_on_held_out_images(records, finish, make_setting):
@@ -52,7 +57,7 @@ def test_primary_rows_come_first_and_seeds_go_round_the_others(study, records, f
 def test_settings_that_a_finding_compares_are_alike_in_all_else(name):
     study = STUDIES[name](Scale())
     settings = {setting for row in study.rows for setting in row.candidates}
-    assert {(setting.steps, setting.images, setting.images_per_sample) for setting in settings} == {(400, 512, 2)}
+    assert {(setting.steps, setting.images) for setting in settings} == {(400, 512)}
     assert {setting.source.samples for setting in settings} == {20_000}
 
 
@@ -85,6 +90,63 @@ def test_samples_that_are_hardly_seen_are_warned_of(records):
         "12,800 samples are seen 2.0 times in 100 updates of 256: under 4 times, their number can hardly matter "
         "(--steps 200 or more)"
     ]
+
+
+def test_the_pools_are_those_of_the_paper(records, finish):
+    study = STUDIES["pool"](Scale(class_stds=(0.5,)))
+    settings = [row.chosen(records) for row in study.rows]
+    assert [(each.source.views, each.source.num_views) for each in settings[:-1]] == [
+        ("gauss", 1),
+        ("gauss", 5),
+        ("gauss", 20),
+        ("steer", 2),
+        ("independent", 1),
+    ]
+    assert "--views gauss --std 0.5 --num-views 20 " in settings[2].source.command(records.folder)
+
+
+def test_a_mixed_cell_needs_both_sets(records):
+    study = STUDIES["mix"](Scale(stds=(0.2,)))
+    half = study.row("SimCLR, 50% real images").chosen(records)
+    assert [source.generator for source in half.sources] == ["fashion-null", "fashion-mnist"]
+    assert "--mix sets/fashion-mnist-20000:0.5 " in Cell(half, 0).command(Path())
+    assert study.row("SimCLR, 0% real images").chosen(records).mixed is None
+    assert half.name != study.row("SimCLR, 25% real images").chosen(records).name
+
+
+def test_methods_that_show_more_images_of_a_sample_see_fewer_samples(records):
+    study = STUDIES["methods"](Scale())
+    sizes = {row.candidates[0].method: row.candidates[0].batch_size for row in study.rows}
+    assert (sizes["simclr"], sizes["multipos"], sizes["inverter"]) == (256, 128, 512)
+    assert sum(row.seeds for row in study.rows) == 42
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_order_reaches_its_process_as_it_was(name, tmp_path):
+    for row in STUDIES[name](Scale()).rows:
+        order = Order(Cell(row.derive(row.candidates[0]), 3), tmp_path, tmp_path / "results", "fashion-mnist")
+        assert Order.from_json(order.to_json()) == order
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_command_of_a_study_is_accepted(name):
+    for row in STUDIES[name](Scale()).rows:
+        cell = Cell(row.derive(row.candidates[-1]), 0)
+        commands = [cell.command(Path("o u t")), *(source.command(Path("o u t")) for source in cell.setting.sources)]
+        for line in commands:
+            program, *arguments = shlex.split(line)
+            command = {entry.name: entry for entry in entry_points(group="console_scripts")}[program].load()
+            context = command.make_context(program, arguments)
+            if hasattr(command, "resolve_command"):
+                name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+                command.make_context(name, rest)
+
+
+def test_no_two_encoders_of_any_study_share_a_name():
+    settings = {
+        row.derive(setting) for name in STUDIES for row in STUDIES[name](Scale()).rows for setting in row.candidates
+    }
+    assert len({setting.name for setting in settings}) == len(settings)
 
 
 @pytest.mark.parametrize("other", [{"std": 0.3}, {"views": "latent"}, {"samples": 65}])
