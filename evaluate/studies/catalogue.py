@@ -187,8 +187,8 @@ def generators(scale: Scale) -> Study:
     known = {
         "fashion-null": Source("fashion-null", "gauss"),
         "fashion": Source("fashion", "gauss"),
-        "dead leaves": Source("procedural:dead-leaves", "gauss", arguments=("size=28",)),
-        "oriented noise": Source("procedural:stylegan-oriented", "gauss", arguments=("size=28",)),
+        "dead leaves": Source("procedural:dead-leaves", "gauss", arguments=("size=32",), resize=28),
+        "oriented noise": Source("procedural:stylegan-oriented", "gauss", arguments=("size=32",), resize=28),
     }
     rows = [
         Row(

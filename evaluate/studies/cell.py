@@ -22,6 +22,7 @@ class Source:
         samples: Anchors, drawn with seed 0, so that a smaller set is a prefix of a larger one.
         num_views: An anchor's.
         arguments: ``KEY=VALUE`` of the generator.
+        resize: Short side that its images are shrunk to, px; None for as they are.
     """
 
     generator: str
@@ -30,10 +31,12 @@ class Source:
     samples: int = 20_000
     num_views: int = 1
     arguments: tuple[str, ...] = ()
+    resize: int | None = None
 
     @property
     def name(self) -> str:
         words = [self.generator.replace(":", "-"), *(each.replace("=", "") for each in self.arguments)]
+        words += [f"{self.resize}px"] if self.resize else []
         if self.views != "none":
             words += [self.views, *([f"{self.std:g}"] if self.std is not None else [])]
             words += [f"k{self.num_views}"] if self.num_views > 1 else []
@@ -51,6 +54,7 @@ class Source:
         std = f" --std {self.std:g}" if self.std is not None else ""
         several = f" --num-views {self.num_views}" if self.num_views > 1 else ""
         arguments = "".join(f" --generator-arg {each}" for each in self.arguments)
+        arguments += f" --resize {self.resize}" if self.resize else ""
         return (
             f"genrep-generate --generator {self.generator}{arguments} --views {self.views}{std}{several} "
             f"--n {self.samples} --out {out}"

@@ -10,6 +10,8 @@ import click
 
 from genrep.shards.cli import Group, faults_in_one_line
 
+TABLES = ("imagenet", "conditional", "cars", "figure6", "sigma", "pool", "mix")
+
 if TYPE_CHECKING:
     from genrep.evaluate.studies.catalogue import Scale
     from genrep.evaluate.studies.cell import Cell
@@ -37,13 +39,12 @@ class _Numbers(click.ParamType):
 
 
 POSITIVE = click.IntRange(min=1)
+FOLDER: dict[str, Any] = {
+    "type": click.Path(file_okay=False, path_type=Path),
+    "help": "Folder of sets, runs and cells; studies that share one share them.",
+}
+OUT, TOY_OUT = click.option("--out", required=True, **FOLDER), click.option("--out", **FOLDER)
 OPTIONS = [
-    click.option(
-        "--out",
-        required=True,
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Folder of sets, runs and cells; studies that share one share them.",
-    ),
     click.option(
         "--results",
         type=click.Path(file_okay=False, path_type=Path),
@@ -75,9 +76,9 @@ SIZES = click.option(
 )
 
 
-def _options(*further: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _options(*further: Callable[..., Any], out: Callable[..., Any] = OUT) -> Callable[..., Callable[..., None]]:
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed([*OPTIONS, *further]):
+        for option in reversed([out, *OPTIONS, *further]):
             command = option(command)
         return command
 
@@ -186,8 +187,38 @@ def methods(**options: Any) -> None:
     _study("methods", **options)
 
 
+@main.command()
+@click.argument("table_name", metavar="TABLE", type=click.Choice(TABLES))
+@click.option(
+    "--scale",
+    "size",
+    type=click.Choice(["paper", "toy"]),
+    required=True,
+    help="paper: print commands, expected numbers and cost; toy: run it on the embedded generator.",
+)
+@_options(STDS, CLASS_STDS, SIZES, out=TOY_OUT)
+def replay(table_name: str, size: str, out: Path | None, **options: Any) -> None:
+    """The paper's tables, figure 6, and the authors' early curves.
+
+    TABLE is imagenet, conditional, cars, figure6, sigma, pool or mix.
+
+    \b
+    Examples: what it takes; the same question on the embedded generator
+      genrep-study replay imagenet --scale paper
+      genrep-study replay imagenet --scale toy --out studies --jobs 2
+    """
+    from genrep.evaluate.studies.replay import table
+
+    if size == "paper":
+        click.echo(table(table_name).plan())
+    elif out is None:
+        raise click.UsageError("--scale toy needs a folder for its sets, runs and cells: --out DIR")
+    else:
+        _study(table(table_name).toy, out=out, **options)
+
+
 def _study(
-    name: str,
+    made: str | Callable[["Scale"], "Study"],
     *,
     out: Path,
     results: Path | None,
@@ -206,10 +237,10 @@ def _study(
     from genrep.shards import atomic
 
     if dry_run and only_report:
-        raise click.UsageError("--dry-run does nothing and --report reports: give one of them")
+        raise click.UsageError("--dry-run tells what is to be done, --report what was: give one of them")
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = Scale(**{option: value for option, value in scale.items() if value is not None})
-    study = STUDIES[name](chosen)
+    study = (STUDIES[made] if isinstance(made, str) else made)(chosen)
     results = results or out
     records = Records(results, data=data_name)
     try:
@@ -246,11 +277,12 @@ def _check(study: "Study", scale: "Scale", data: str) -> None:
     from genrep.evaluate.data import open_data
     from genrep.shards.errors import DataError
 
-    largest = max(candidate.batch_size for row in study.rows for candidate in row.candidates)
-    fewest = min(row.derive(candidate).samples for row in study.rows for candidate in row.candidates)
+    settings = [row.derive(candidate) for row in study.rows for candidate in row.candidates]
+    largest, fewest = max(each.batch_size for each in settings), min(each.samples for each in settings)
     if largest > fewest:
+        most = fewest * min(each.images_per_sample for each in settings)
         raise DataError(
-            f"an update takes {largest} samples and the smallest set has {fewest}: use --images {2 * fewest} or less"
+            f"an update takes {largest} samples and the smallest set has {fewest}: use --images {most} or less"
         )
     open_data(data)
 

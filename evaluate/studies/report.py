@@ -16,6 +16,7 @@ from genrep.evaluate.studies.table import (
     markdown,
     number,
     numbers_csv,
+    paper_rows,
     title,
     unfinished,
 )
@@ -100,6 +101,9 @@ def page(analysis: Analysis, pictures: list[Plot], *, scale: str) -> bytes:
             for each in analysis.differences
             if each.numbers
         ],
+        paper=paper_rows(analysis),
+        paper_unit=analysis.study.paper_unit,
+        mean=MEAN,
         growth=[
             {"group": curve.group, "measure": measure, "said": found.said()}
             for curve in analysis.curves

@@ -90,6 +90,8 @@ class Study:
 
     Attributes:
         x: What the curves of the rows are drawn over; empty if there are none.
+        paper: Rows of the paper that ask the same: name, number, name of the row here that stands for it.
+        paper_unit: Of those numbers, and where they are from.
     """
 
     name: str
@@ -98,6 +100,8 @@ class Study:
     rows: tuple[Row, ...]
     contrasts: tuple[Contrast, ...] = ()
     x: str = ""
+    paper: tuple[tuple[str, str, str], ...] = ()
+    paper_unit: str = ""
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)

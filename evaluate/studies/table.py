@@ -47,10 +47,28 @@ def markdown(analysis: Analysis, *, scale: str) -> str:
                 if each.numbers
             ),
         ]
+    if analysis.study.paper:
+        lines += [
+            f"\nThe paper asks the same at its own scale: {study.paper_unit}. "
+            "Only the order of rows can be compared.\n",
+            f"| row of the paper | there | here, {MEASURES[0]} | here, {MEAN} |",
+            "|---|---|---|---|",
+            *(_row(words) for words in paper_rows(analysis)),
+        ]
     lines += [f"\n{warning}" for warning in analysis.warnings]
     if unfinished(analysis):
         lines.append(f"\n{unfinished(analysis)}")
     return "\n".join(lines) + "\n"
+
+
+def paper_rows(analysis: Analysis) -> list[tuple[str, str, str, str]]:
+    """Name and number of each row of the paper, and what its row here has: full probe, and mean of the four."""
+    here = {found.row.name: found.numbers for found in analysis.rows}
+    rows = []
+    for name, told, toy in analysis.study.paper:
+        numbers = [f"{100 * here[toy][measure].mean:.1f}" if toy in here else "" for measure in (MEASURES[0], MEAN)]
+        rows.append((name, told, numbers[0], numbers[1]))
+    return rows
 
 
 def unfinished(analysis: Analysis) -> str:
