@@ -212,7 +212,10 @@ def _reading(
     curves: Sequence[Curve],
 ) -> list[str]:
     """What the numbers say, and where they say nothing."""
-    lines = []
+    lines = list(study.notes)
+    lines += study.conclude(
+        {(each.contrast.first, each.contrast.second): each.numbers[MEAN] for each in differences if each.numbers}
+    )
     for difference in differences:
         if not difference.numbers:
             continue

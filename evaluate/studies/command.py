@@ -217,6 +217,32 @@ def replay(table_name: str, size: str, out: Path | None, **options: Any) -> None
         _study(table(table_name).toy, out=out, **options)
 
 
+@main.command()
+@_options(STDS, SIZES)
+def online(out: Path, results: Path | None, data_name: str, **options: Any) -> None:
+    """Fixed sets for several epochs against fresh samples, at equal updates and at equal time.
+
+    Times are measured on this machine first, once for a folder, with one thread. Fresh samples are a set of which
+    each is seen once; they count as rendered on the core that trains.
+
+    \b
+    Example:
+      genrep-study online --out studies --jobs 2 --n 1024,4096,16384
+    """
+    from genrep.evaluate.data import open_data
+    from genrep.evaluate.studies.cost import FILE, measured_rates
+    from genrep.evaluate.studies.online import SIZES, online
+
+    def made(scale: "Scale") -> "Study":
+        setting = scale.gauss("fashion-null", "simclr", "both")[0]
+        with faults_in_one_line():
+            open_data(data_name)
+            path = (results or out) / FILE  # beside the cells, which depend on it
+            return online(scale, measured_rates(setting, path, out=out, data=data_name))
+
+    _study(made, out=out, results=results, data_name=data_name, **{**options, "sizes": options["sizes"] or SIZES})
+
+
 def _study(
     made: str | Callable[["Scale"], "Study"],
     *,

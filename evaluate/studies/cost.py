@@ -4,11 +4,11 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from genrep.evaluate.studies.cell import RUNS, SETS, Cell, Setting, Source
+from genrep.evaluate.studies.cell import RUNS, SETS, Cell, Setting
 from genrep.evaluate.studies.record import Records
 from genrep.evaluate.studies.study import Study
 from genrep.evaluate.studies.work import CACHE, Order, locked, measured, run
@@ -81,16 +81,27 @@ def predict(cells: Sequence[Cell], records: Records, rates: Rates, *, out: Path)
 
 
 def rates_of(study: Study, records: Records, *, out: Path, data: str) -> Rates:
-    """Measured once a folder; what finished cells took goes before it."""
-    path = out / FILE
+    """Those of the machine, but for what finished cells took."""
+    return from_finished(study, records, measured_rates(study.rows[0].candidates[0], out / FILE, out=out, data=data))
+
+
+def measured_rates(setting: Setting, path: Path, *, out: Path, data: str) -> Rates:
+    """Measured once and kept in a file; with the sets and runs of ``out``, which are removed.
+
+    Raises:
+        DataError: If what was measured cannot be read, or a command fails.
+    """
     try:
-        rates = Rates(**json.loads(path.read_text()))
+        return Rates(**json.loads(path.read_text()))
     except FileNotFoundError:
-        rates = measure(study.rows[0].candidates[0], out=out, data=data)
+        with atomic.reported(out):
+            out.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+        rates = measure(setting, out=out, data=data)
         atomic.write(path, json.dumps(asdict(rates), indent=1).encode() + b"\n")
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error!r}): remove it to have the times measured again") from error
-    return from_finished(study, records, rates)
+    return rates
 
 
 def from_finished(study: Study, records: Records, rates: Rates) -> Rates:
@@ -113,22 +124,22 @@ def from_finished(study: Study, records: Records, rates: Rates) -> Rates:
 
 def measure(setting: Setting, *, out: Path, data: str) -> Rates:
     """A small set, a few updates and all probes of one encoder; the floors are measured for good on the way."""
-    source = Source(setting.source.generator, setting.source.views, setting.source.std, 2048)
-    none = Cell(Setting(source, setting.method, setting.views, 2048, 1, setting.images), 0)
-    some = Cell(Setting(source, setting.method, setting.views, 2048, 11, setting.images), 0)
-    tiny = Source(source.generator, source.views, source.std, 64)
+    source = replace(setting.source, samples=2048)
+    some = Cell(replace(setting, source=source, samples=2048, steps=11), 0)
+    tiny = replace(source, samples=64)
     with tempfile.TemporaryDirectory(dir=out) as name, locked(out / ".cost.lock") as held:
         folder = Path(name)
         seconds = {}
         for what, command in (
             ("tiny", tiny.command(folder)),
             ("set", source.command(folder)),
-            ("none", none.command(folder)),
             ("some", some.command(folder)),
         ):
             began = time.monotonic()
             run(command, held=held)
             seconds[what] = time.monotonic() - began
+        lines = (folder / RUNS / some.name / "metrics.jsonl").read_text().splitlines()
+        image_s = median(1 / json.loads(line)["images_per_s"] for line in lines[1:])  # the first also warms up
         measured(Order(some, folder, folder, data), cache=out / CACHE)
         began = time.monotonic()
         measured(Order(some, folder, folder, data), cache=out / CACHE)
@@ -139,8 +150,8 @@ def measure(setting: Setting, *, out: Path, data: str) -> Rates:
     return Rates(
         image_s=max(seconds["set"] - seconds["tiny"], 0) / images,
         image_bytes=sum(files) / source.num_images,
-        update_image_s=max(seconds["some"] - seconds["none"], 0) / (10 * setting.images),
-        start_s=seconds["tiny"],
+        update_image_s=image_s,
+        start_s=max(seconds["some"] - image_s * setting.images * some.setting.steps, 0),
         probes_s=probes,
         run_bytes=sum(run_files),
     )

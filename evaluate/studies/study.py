@@ -1,11 +1,12 @@
 """A study: rows of a table, each with a setting or the best of several; which cells it needs, in what order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from genrep.evaluate.studies.bootstrap import Estimate
 from genrep.evaluate.studies.cell import Cell, Setting
 from genrep.evaluate.studies.record import Record
 
@@ -84,6 +85,10 @@ class Contrast:
     primary: bool = False
 
 
+def _nothing(differences: Mapping[tuple[str, str], Estimate]) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Study:
     """A question and the rows that answer it.
@@ -92,6 +97,8 @@ class Study:
         x: What the curves of the rows are drawn over; empty if there are none.
         paper: Rows of the paper that ask the same: name, number, name of the row here that stands for it.
         paper_unit: Of those numbers, and where they are from.
+        notes: What the reading must say first.
+        conclude: Sentences from the differences, of the mean of the four that tell, by names of rows.
     """
 
     name: str
@@ -102,6 +109,8 @@ class Study:
     x: str = ""
     paper: tuple[tuple[str, str, str], ...] = ()
     paper_unit: str = ""
+    notes: tuple[str, ...] = ()
+    conclude: Callable[[Mapping[tuple[str, str], Estimate]], list[str]] = _nothing
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)

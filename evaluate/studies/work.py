@@ -50,7 +50,7 @@ class Order:
         fields = json.loads(text)
         setting = fields["cell"]["setting"]
         source, mixed = setting.pop("source"), setting.pop("mixed")
-        sets = {"source": _source(source), "mixed": mixed and _source(mixed)}
+        sets: dict[str, Any] = {"source": _source(source), "mixed": mixed and _source(mixed)}
         cell = Cell(Setting(**sets, **setting), fields["cell"]["seed"])
         return cls(cell, Path(fields["out"]), Path(fields["results"]), fields["data"])
 
