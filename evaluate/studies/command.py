@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genrep.shards.cli import Group, faults_in_one_line
+from genrep.shards.cli import Group, faults_in_one_line, key_values
 
 TABLES = ("imagenet", "conditional", "cars", "figure6", "sigma", "pool", "mix")
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from genrep.evaluate.studies.catalogue import Scale
     from genrep.evaluate.studies.cell import Cell
     from genrep.evaluate.studies.record import Records
+    from genrep.evaluate.studies.slurm import Cluster
     from genrep.evaluate.studies.study import Study
 
 
@@ -52,6 +53,20 @@ OPTIONS = [
         help="Where finished cells and reports go.  [default: --out]",
     ),
     click.option("--jobs", type=POSITIVE, default=1, show_default=True, help="Cells at once, a core each."),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "slurm"]),
+        default="local",
+        show_default=True,
+        help="slurm: each cell a job, through submitit (pip install 'genrep[slurm]'); all machines must see --out.",
+    ),
+    click.option(
+        "--slurm",
+        "parameters",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Of submitit, such as slurm_partition=cpu or timeout_min=90; may be repeated.",
+    ),
     click.option("--steps", type=POSITIVE, default=400, show_default=True, help="Updates of every encoder."),
     click.option("--samples", type=POSITIVE, default=20_000, show_default=True, help="Anchors of a set."),
     click.option("--seeds", type=POSITIVE, metavar="N", help="At most so many a row.  [default: of the study]"),
@@ -249,6 +264,8 @@ def _study(
     out: Path,
     results: Path | None,
     jobs: int,
+    engine: str,
+    parameters: tuple[str, ...],
     data_name: str,
     dry_run: bool,
     only_report: bool,
@@ -260,8 +277,11 @@ def _study(
     from genrep.evaluate.studies.record import Records
     from genrep.evaluate.studies.report import write_report
     from genrep.evaluate.studies.runner import run
+    from genrep.evaluate.studies.runner import start as start_process
     from genrep.shards import atomic
 
+    if parameters and engine != "slurm":
+        raise click.UsageError("--slurm is for --engine slurm, which was not asked for")
     if dry_run and only_report:
         raise click.UsageError("--dry-run tells what is to be done, --report what was: give one of them")
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -287,7 +307,17 @@ def _study(
 
             try:
                 if not only_report:
-                    run(study, records, out=out, results=results, data=data_name, jobs=jobs, on_done=on_done)
+                    start = _cluster(out, parameters).start if engine == "slurm" else start_process
+                    run(
+                        study,
+                        records,
+                        out=out,
+                        results=results,
+                        data=data_name,
+                        jobs=jobs,
+                        on_done=on_done,
+                        start=start,
+                    )
             finally:  # also of a study that was interrupted
                 text = write_report(analyse(study, records), results / study.name, scale=_scale(chosen))
             if not quiet:
@@ -296,6 +326,13 @@ def _study(
         raise click.ClickException("interrupted; run the same command to continue") from None
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _cluster(out: Path, parameters: tuple[str, ...]) -> "Cluster":
+    from genrep.evaluate.studies.slurm import Cluster
+
+    pairs = key_values(parameters, option="--slurm")
+    return Cluster(out / "slurm", {key: int(value) if value.isdigit() else value for key, value in pairs.items()})
 
 
 def _check(study: "Study", scale: "Scale", data: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from genrep.evaluate.studies.cell import Cell
 from genrep.evaluate.studies.record import Records
@@ -16,7 +17,23 @@ from genrep.shards.errors import DataError
 REST = 0.2  # seconds between looks
 PROGRAM = (sys.executable, "-m", "genrep.evaluate.studies.work")
 
-Start = Callable[[Order], "subprocess.Popen[str]"]
+
+class Process(Protocol):
+    """What is used of ``subprocess.Popen``."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def communicate(self) -> tuple[str, str]: ...
+
+    def terminate(self) -> None: ...
+
+    def wait(self) -> object: ...
+
+
+Start = Callable[[Order], Process]
 
 
 def start(order: Order, program: tuple[str, ...] = PROGRAM) -> "subprocess.Popen[str]":
@@ -54,12 +71,13 @@ def run(
     process that outlived this one is waited for.
 
     Args:
+        start: Begins a cell, in a process or elsewhere.
         on_done: Told of every cell that was done, and how many that are known to be needed are left.
 
     Raises:
         DataError: At the end, naming the first cell that failed and why.
     """
-    running: dict[Cell, subprocess.Popen[str]] = {}
+    running: dict[Cell, Process] = {}
     failed: dict[Cell, str] = {}
     try:
         while True:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,11 @@ def do(order: Order) -> None:
         began = time.monotonic()
         train(cell, order.out, held=lock)
         trained = time.monotonic()
-        content = measured(order, cache=order.out / CACHE)
+        first = not any(
+            records.folder.glob("*.json")
+        )  # the floors, which cost most, are then not known yet: once is enough
+        with locked(order.out / LOCKS / "floors.lock") if first else nullcontext():
+            content = measured(order, cache=order.out / CACHE)
         seconds = {"training": round(trained - began, 1), "probes": round(time.monotonic() - trained, 1)}
         write(records.path(cell), {**content, "seconds": seconds})
 

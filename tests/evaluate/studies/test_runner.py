@@ -10,7 +10,6 @@ import pytest
 
 from genrep.evaluate.studies import runner
 from genrep.evaluate.studies.analysis import analyse
-from genrep.evaluate.studies.cell import Cell
 from genrep.evaluate.studies.record import Records
 from genrep.evaluate.studies.table import markdown
 from genrep.shards.errors import DataError
@@ -28,7 +27,10 @@ def starts(folder, name):
 
 
 def test_a_study_ends_with_every_cell_and_with_those_of_the_setting_it_chose(study, tmp_path, pretender, numbers):
-    records = do(study, tmp_path, pretender)
+    told = []
+    records = do(study, tmp_path, pretender, on_done=lambda cell, left: told.append((cell, left)))
+    assert {cell.seed for cell, _ in told[:2]} == {0}  # the choice comes first
+    assert (len(told), told[-1][1]) == (10, 0)
     done = numbers(tmp_path)
     both = [name for name in done if name.startswith("simclr-both")]
     assert sorted(both) == [
@@ -100,12 +102,3 @@ def test_a_cell_that_fails_is_named_at_the_end_and_stops_no_other(study, tmp_pat
     monkeypatch.delenv("FAIL")
     do(study, tmp_path, pretender)
     assert len(numbers(tmp_path)) == 10
-
-
-def test_progress_is_told_of_every_cell(study, tmp_path, pretender):
-    told = []
-    do(study, tmp_path, pretender, jobs=1, on_done=lambda cell, left: told.append((cell, left)))
-    assert len(told) == 10
-    assert told[-1][1] == 0
-    assert [cell.seed for cell, _ in told[:4]] == [0, 0, 1, 1]  # the choice comes first
-    assert isinstance(told[0][0], Cell)
