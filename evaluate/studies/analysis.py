@@ -216,39 +216,54 @@ def _reading(
     lines += study.conclude(
         {(each.contrast.first, each.contrast.second): each.numbers[MEAN] for each in differences if each.numbers}
     )
-    for difference in differences:
-        if not difference.numbers:
-            continue
-        seeds = len(difference.numbers[MEAN].by_seed)
-        kind = "Primary contrast" if difference.contrast.primary else "Exploratory"
-        measures = TELLING if difference.contrast.primary else (MEAN,)
-        told = "; ".join(f"{measure} {signed(difference.numbers[measure])}" for measure in measures)
-        first, second = difference.contrast.first, difference.contrast.second
-        of = f"{seeds} seeds" if seeds > 1 else "one seed, so the interval is of test images alone"
-        lines.append(f"{kind} ({of}): {first} minus {second}: {told}. {_verdict(difference, measures)}")
+    lines += [_primary(each) for each in differences if each.contrast.primary and each.numbers]
+    lines += _exploratory([each for each in differences if not each.contrast.primary and each.numbers])
     for curve in curves:
         if curve.growth:
             lines.append(f"{curve.group}, {MEAN}: {curve.growth[MEAN].said()}")
         elif study.x == "sigma" and len(curve.rows) > 2:
             lines.append(_peak(curve, study.x))
-    for measure in MEASURES:
-        highest = max(floors, key=lambda floor: floors[floor][measure], default=None)
-        if highest is None:
-            continue
-        below = [found.row.name for found in rows if found.numbers[measure].mean < floors[highest][measure]]
-        if len(below) == len(rows):
-            lines.append(f"{measure}: {highest} is above every encoder; this column does not show learning.")
+    above: dict[str, list[str]] = {}
+    for measure in MEASURES if rows else ():
+        highest = max(floors, key=lambda floor: floors[floor][measure])
+        if all(found.numbers[measure].mean < floors[highest][measure] for found in rows):
+            above.setdefault(highest.removeprefix("floor: "), []).append(measure)
+    lines += [
+        f"The floor {floor} is above every encoder in: {'; '.join(measures)}. These columns do not show learning."
+        for floor, measures in above.items()
+    ]
     return lines
 
 
-def _verdict(difference: Difference, measures: Sequence[str]) -> str:
-    """In words: above 0, below 0, or neither."""
-    clear = [measure for measure in measures if difference.numbers[measure].clear]
-    if not clear:
-        return "Not told apart from 0."
-    signs = {difference.numbers[measure].mean > 0 for measure in clear}
-    word = "higher" if signs == {True} else "lower" if signs == {False} else "not one way"
-    return f"The first is {word}" + (f" in {len(clear)} of {len(measures)}." if len(measures) > 1 else ".")
+def _primary(difference: Difference) -> str:
+    """By each telling measure, and in how many it is clear."""
+    numbers = {measure: difference.numbers[measure] for measure in TELLING}
+    told = "; ".join(f"{measure} {signed(number)}" for measure, number in numbers.items())
+    clear = [number for number in numbers.values() if number.clear]
+    higher = sum(number.mean > 0 for number in clear)
+    verdicts = [f"higher in {higher}"] * bool(higher) + [f"lower in {len(clear) - higher}"] * (higher < len(clear))
+    verdict = f"The first is {' and '.join(verdicts)} of {len(numbers)}." if clear else "Not told apart from 0."
+    return f"Primary contrast, {_seeds(difference)}: {_named(difference)}: {told}. {verdict}"
+
+
+def _exploratory(differences: Sequence[Difference]) -> list[str]:
+    """All in three sentences: where the first is higher, lower, and where neither is told."""
+    groups: dict[str, list[str]] = {"the first is higher": [], "the first is lower": [], "not told apart from 0": []}
+    for each in differences:
+        number = each.numbers[MEAN]
+        sign = "the first is higher" if number.mean > 0 else "the first is lower"
+        verdict = sign if number.clear else "not told apart from 0"
+        groups[verdict].append(f"{_named(each)} {signed(number)}, {_seeds(each)}")
+    return [f"Exploratory, {MEAN}, {verdict}: {'; '.join(told)}." for verdict, told in groups.items() if told]
+
+
+def _named(difference: Difference) -> str:
+    return f"{difference.contrast.first} minus {difference.contrast.second}"
+
+
+def _seeds(difference: Difference) -> str:
+    number = len(difference.numbers[MEAN].by_seed)
+    return f"{number} seeds" if number > 1 else "one seed (interval of test images alone)"
 
 
 def _peak(curve: Curve, x: str) -> str:

@@ -351,7 +351,7 @@ def _check(study: "Study", scale: "Scale", data: str) -> None:
 
 
 def _scale(scale: "Scale") -> str:
-    return f"{scale.steps} updates of {scale.images} images; sets of {scale.samples:,} anchors."
+    return f"{scale.steps} updates of {scale.images} images and {scale.samples:,} anchors unless a row says otherwise."
 
 
 def _plan(study: "Study", records: "Records", *, out: Path, data: str, jobs: int) -> str:

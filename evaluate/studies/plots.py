@@ -100,10 +100,10 @@ def _curves(axes: "Axes", analysis: Analysis, measure: str) -> None:
     for number, found in enumerate(found for found in analysis.rows if not found.row.group):
         value = 100 * found.numbers[measure].mean
         axes.axhline(value, linestyle=LINES[(number + 4) % 6], color=INK, linewidth=1.2, label=found.row.name)
-    if min(x for curve in analysis.curves for x in curve.x) > 0:
+    ticks = sorted({x for curve in analysis.curves for x in curve.x})
+    if ticks[0] > 0:
         axes.set_xscale("log")
-    if analysis.study.x != "samples":
-        ticks = sorted({x for curve in analysis.curves for x in curve.x})
+    if ticks[0] > 0 and analysis.study.x != "samples":
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     axes.set_xlabel(analysis.study.x)

@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from genrep.evaluate.studies.analysis import MEAN, analyse
 from genrep.evaluate.studies.catalogue import Scale, scaling, std
 from genrep.evaluate.studies.record import MEASURES, TELLING
+from genrep.evaluate.studies.study import Contrast
 
 
 def rights(*counts, of=400):
@@ -35,9 +38,7 @@ def test_a_difference_is_paired_by_seed_and_image(study, records, finish):
         assert found.interval[0] > 0
         assert found.interval[1] < 0.025
     assert analysis.rows[0].numbers[MEAN].by_seed == pytest.approx((0.5, 0.7, 0.6))
-    assert analysis.reading[0].startswith(
-        "Primary contrast (3 seeds): both minus T_x: 10 labels a class, clean +1.00 ("
-    )
+    assert analysis.reading[0].startswith("Primary contrast, 3 seeds: both minus T_x: 10 labels a class, clean +1.00 (")
     assert analysis.reading[0].endswith("The first is higher in 4 of 4.")
 
 
@@ -63,8 +64,25 @@ def test_encoders_that_are_alike_are_not_told_apart(study, records, finish):
 
 def test_a_floor_above_every_encoder_is_said(study, records, finish):
     finish_all(study, records, finish, lambda cell: {"right": [1, 0, 0, 0, 0]})
-    told = [line for line in analyse(study, records).reading if "does not show learning" in line]
-    assert [line.split(":")[0] for line in told] == list(MEASURES)
+    (told,) = [line for line in analyse(study, records).reading if "not show learning" in line]
+    assert told.startswith(f"The floor raw pixels is above every encoder in: {'; '.join(MEASURES)}.")
+
+
+def test_exploratory_differences_are_sorted_by_what_they_tell(study, records, finish):
+    rng = np.random.Generator(np.random.PCG64(0))
+    contrasts = (*study.contrasts, Contrast("T_z", "T_x"), Contrast("T_z", "both"))
+    study = dataclasses.replace(study, contrasts=contrasts)
+
+    def facts(cell):
+        share = {"pixel": 0.5, "both": 0.8, "latent": 0.8}[cell.setting.views]
+        return {"right": rng.random(2000) < share, "held_out": 1 - cell.setting.source.std}
+
+    finish_all(study, records, finish, facts)
+    primary, higher, neither = analyse(study, records).reading
+    assert primary.endswith("The first is higher in 4 of 4.")
+    assert higher.startswith(f"Exploratory, {MEAN}, the first is higher: T_z minus T_x +")
+    assert neither.startswith(f"Exploratory, {MEAN}, not told apart from 0: T_z minus both ")
+    assert neither.endswith(", 2 seeds.")
 
 
 @pytest.mark.parametrize(
