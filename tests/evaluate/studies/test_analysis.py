@@ -105,6 +105,18 @@ def test_an_inverse_u_is_told_from_a_slope(records, finish, peak, told):
     assert line.endswith(": an inverse U.") == (peak == 0.5)
 
 
+def test_a_peak_that_one_end_reaches_too_is_no_inverse_u(records, finish):
+    study = std(Scale())
+
+    def facts(cell):
+        strength = cell.setting.source.std
+        return {"right": np.arange(2000) < 1600 - 400 * (strength < 0.5), "held_out": 0.8 - abs(strength - 0.5) / 10}
+
+    finish_all(study, records, finish, facts)
+    line = next(line for line in analyse(study, records).reading if line.startswith("T_z: "))
+    assert line.endswith("above the strongest by +0.00 (+0.00 to +0.00): an inverse U is not shown.")
+
+
 def test_choices_of_a_curve_are_those_of_held_out_images(records, finish):
     study = std(Scale())
     finish_all(

@@ -23,7 +23,12 @@ def test_what_is_missing_costs_and_a_shared_set_costs_once(study, records, finis
     (tmp_path / "sets" / "fashion-null-gauss-0.2-64" / "manifest.json").write_text("{}")
     later = predict(study.cells(records), records, RATES, out=tmp_path)
     assert len(later.cells) == 8
-    assert "fashion-null-gauss-0.2-64" not in later.sets
+    assert set(later.sets) == {"fashion-null-gauss-0.1-64", "fashion-null-gauss-0.5-64"}
+    for cell in study.cells(records):
+        if cell.setting.source.std == 0.1:
+            finish(cell)
+    last = predict(study.rows[1].choice_cells(), records, RATES, out=tmp_path)
+    assert set(last.sets) == {"fashion-null-gauss-0.5-64"}  # what finished cells needed, nobody needs
 
 
 def test_an_untrained_encoder_costs_its_probes_alone(make_setting, records, tmp_path):

@@ -55,7 +55,7 @@ def test_the_law_that_was_planted_is_named():
 
 
 def test_too_few_points_identify_no_law():
-    sizes = SIZES[:3]
+    sizes = SIZES[[0, 4, 7]]
     for law, facts in (
         ("saturating", {"level": 0.88, "factor": 20.0, "exponent": 0.7}),
         ("logarithmic", {"level": 0.3, "factor": 0.05}),  # the power law is out, yet one degree of freedom is no check
