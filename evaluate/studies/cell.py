@@ -131,7 +131,7 @@ class Cell:
     def name(self) -> str:
         return f"{self.setting.name}-seed{self.seed}"
 
-    def command(self, folder: Path) -> str:
+    def command(self, folder: Path, *, device: str = "cpu") -> str:
         """What trains it, in the folder of the study."""
         setting = self.setting
         method = "simclr" if setting.method == "untrained" else setting.method
@@ -146,5 +146,5 @@ class Cell:
         return (
             f"genrep-train --shards {shards} --method {method} --views {setting.views}"
             f"{several}{limit}{mixed} --batch-size {setting.batch_size} --steps {setting.steps} --seed {self.seed} "
-            f"--checkpoint-every 100 --keep 1 --device cpu --threads 1 --out {out}"
+            f"--checkpoint-every 100 --keep 1 --device {device} --threads 1 --out {out}"
         )

@@ -75,6 +75,9 @@ OPTIONS = [
         "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
     ),
     click.option(
+        "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N, for training and probes of every cell."
+    ),
+    click.option(
         "--dry-run",
         is_flag=True,
         help="Print cells, seconds and bytes, of finished cells or a few minutes' measurement.",
@@ -253,7 +256,7 @@ def online(out: Path, results: Path | None, data_name: str, **options: Any) -> N
         with faults_in_one_line():
             open_data(data_name)
             path = (results or out) / FILE  # beside the cells, which depend on it
-            return online(scale, measured_rates(setting, path, out=out, data=data_name))
+            return online(scale, measured_rates(setting, path, out=out, data=data_name, device=options["device"]))
 
     _study(made, out=out, results=results, data_name=data_name, **{**options, "sizes": options["sizes"] or SIZES})
 
@@ -267,6 +270,7 @@ def _study(
     engine: str,
     parameters: tuple[str, ...],
     data_name: str,
+    device: str,
     dry_run: bool,
     only_report: bool,
     quiet: bool,
@@ -292,8 +296,10 @@ def _study(
     try:
         with faults_in_one_line():
             _check(study, chosen, data_name)
+            if engine == "local" and not only_report:
+                _check_device(device)
             if dry_run:
-                click.echo(_plan(study, records, out=out, data=data_name, jobs=jobs))
+                click.echo(_plan(study, records, out=out, data=data_name, jobs=jobs, device=device))
                 return
             if not quiet:
                 for warning in study.warnings(records):
@@ -315,6 +321,7 @@ def _study(
                         results=results,
                         data=data_name,
                         jobs=jobs,
+                        device=device,
                         on_done=on_done,
                         start=start,
                     )
@@ -350,18 +357,30 @@ def _check(study: "Study", scale: "Scale", data: str) -> None:
     open_data(data)
 
 
+def _check_device(name: str) -> None:
+    import torch
+
+    from genrep.shards.errors import DataError
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"device {name!r} cannot be used ({reason}): use one of this machine") from error
+
+
 def _scale(scale: "Scale") -> str:
     return f"{scale.steps} updates of {scale.images} images and {scale.samples:,} anchors unless a row says otherwise."
 
 
-def _plan(study: "Study", records: "Records", *, out: Path, data: str, jobs: int) -> str:
+def _plan(study: "Study", records: "Records", *, out: Path, data: str, jobs: int, device: str) -> str:
     from genrep.evaluate.studies.cost import predict, rates_of
     from genrep.shards import atomic
 
     with atomic.reported(out):
         out.mkdir(parents=True, exist_ok=True)
     cells = study.cells(records)
-    cost = predict(cells, records, rates_of(study, records, out=out, data=data), out=out)
+    cost = predict(cells, records, rates_of(study, records, out=out, data=data, device=device), out=out)
     later = sum(row.seeds for row in study.open_rows(records))
     each = sum(cost.cells.values()) / max(len(cost.cells), 1)
     lines = [f"{study.name}: {study.question}"]

@@ -80,12 +80,14 @@ def predict(cells: Sequence[Cell], records: Records, rates: Rates, *, out: Path)
     )
 
 
-def rates_of(study: Study, records: Records, *, out: Path, data: str) -> Rates:
+def rates_of(study: Study, records: Records, *, out: Path, data: str, device: str) -> Rates:
     """Those of the machine, but for what finished cells took."""
-    return from_finished(study, records, measured_rates(study.rows[0].candidates[0], out / FILE, out=out, data=data))
+    return from_finished(
+        study, records, measured_rates(study.rows[0].candidates[0], out / FILE, out=out, data=data, device=device)
+    )
 
 
-def measured_rates(setting: Setting, path: Path, *, out: Path, data: str) -> Rates:
+def measured_rates(setting: Setting, path: Path, *, out: Path, data: str, device: str) -> Rates:
     """Measured once and kept in a file; with the sets and runs of ``out``, which are removed.
 
     Raises:
@@ -97,7 +99,7 @@ def measured_rates(setting: Setting, path: Path, *, out: Path, data: str) -> Rat
         with atomic.reported(out):
             out.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-        rates = measure(setting, out=out, data=data)
+        rates = measure(setting, out=out, data=data, device=device)
         atomic.write(path, json.dumps(asdict(rates), indent=1).encode() + b"\n")
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error!r}): remove it to have the times measured again") from error
@@ -122,7 +124,7 @@ def from_finished(study: Study, records: Records, rates: Rates) -> Rates:
     )
 
 
-def measure(setting: Setting, *, out: Path, data: str) -> Rates:
+def measure(setting: Setting, *, out: Path, data: str, device: str) -> Rates:
     """A small set, a few updates and all probes of one encoder; the floors are measured for good on the way."""
     source = replace(setting.source, samples=2048)
     some = Cell(replace(setting, source=source, samples=2048, steps=11), 0)
@@ -133,16 +135,16 @@ def measure(setting: Setting, *, out: Path, data: str) -> Rates:
         for what, command in (
             ("tiny", tiny.command(folder)),
             ("set", source.command(folder)),
-            ("some", some.command(folder)),
+            ("some", some.command(folder, device=device)),
         ):
             began = time.monotonic()
             run(command, held=held)
             seconds[what] = time.monotonic() - began
         lines = (folder / RUNS / some.name / "metrics.jsonl").read_text().splitlines()
         image_s = median(1 / json.loads(line)["images_per_s"] for line in lines[1:])  # the first also warms up
-        measured(Order(some, folder, folder, data), cache=out / CACHE)
+        measured(Order(some, folder, folder, data, device), cache=out / CACHE)
         began = time.monotonic()
-        measured(Order(some, folder, folder, data), cache=out / CACHE)
+        measured(Order(some, folder, folder, data, device), cache=out / CACHE)
         probes = time.monotonic() - began
         files = [file.stat().st_size for file in (folder / SETS / source.name).rglob("*") if file.is_file()]
         run_files = [file.stat().st_size for file in (folder / RUNS / some.name).rglob("*") if file.is_file()]

@@ -62,6 +62,7 @@ def run(
     results: Path,
     data: str,
     jobs: int,
+    device: str = "cpu",
     on_done: Callable[[Cell, int], None] = lambda cell, left: None,
     start: Start = start,
 ) -> None:
@@ -83,7 +84,7 @@ def run(
         while True:
             waiting = [cell for cell in study.cells(records) if cell not in records and cell not in failed]
             for cell in [cell for cell in waiting if cell not in running][: jobs - len(running)]:
-                running[cell] = start(Order(cell, out, results, data))
+                running[cell] = start(Order(cell, out, results, data, device))
             if not running:
                 break
             ended = [cell for cell, process in running.items() if process.poll() is not None]

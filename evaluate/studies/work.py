@@ -35,12 +35,14 @@ class Order:
         out: Folder of sets and runs.
         results: Folder of the records.
         data: As in ``--data``.
+        device: For training and probes.
     """
 
     cell: Cell
     out: Path
     results: Path
     data: str
+    device: str = "cpu"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), default=str)
@@ -52,7 +54,7 @@ class Order:
         source, mixed = setting.pop("source"), setting.pop("mixed")
         sets: dict[str, Any] = {"source": _source(source), "mixed": mixed and _source(mixed)}
         cell = Cell(Setting(**sets, **setting), fields["cell"]["seed"])
-        return cls(cell, Path(fields["out"]), Path(fields["results"]), fields["data"])
+        return cls(cell, Path(fields["out"]), Path(fields["results"]), fields["data"], fields["device"])
 
 
 def _source(fields: dict[str, Any]) -> Source:
@@ -75,7 +77,7 @@ def do(order: Order) -> None:
                 if not (order.out / SETS / source.name / "manifest.json").exists():
                     run(source.command(order.out), held=set_lock)
         began = time.monotonic()
-        train(cell, order.out, held=lock)
+        train(order, held=lock)
         trained = time.monotonic()
         first = not any(
             records.folder.glob("*.json")
@@ -86,12 +88,12 @@ def do(order: Order) -> None:
         write(records.path(cell), {**content, "seconds": seconds})
 
 
-def train(cell: Cell, out: Path, *, held: int) -> None:
+def train(order: Order, *, held: int) -> None:
     """Train, or go on from the last checkpoint."""
-    if cell.setting.method == "untrained":
-        save_untrained(cell, out)
+    if order.cell.setting.method == "untrained":
+        save_untrained(order.cell, order.out)
     else:
-        run(cell.command(out), held=held)
+        run(order.cell.command(order.out, device=order.device), held=held)
 
 
 def save_untrained(cell: Cell, out: Path) -> None:
@@ -140,6 +142,7 @@ def measured(order: Order, *, cache: Path) -> dict[str, Any]:
             [LinearProbe(), LinearProbe(10), KnnProbe()],
             shift=shift,  # type: ignore[arg-type]
             cache=cache,
+            device=order.device,
             keep_features=False,  # of some hundred encoders they would fill the disk
         )
         for probe, result in zip(PROBES, results, strict=True):
@@ -164,7 +167,7 @@ def measured(order: Order, *, cache: Path) -> dict[str, Any]:
         "data_sha256": data.sha256,
         "scores": scores,
         "held_out": held_out,
-        "command": cell.command(Path()),
+        "command": cell.command(Path(), device=order.device),
         "set_command": "; ".join(source.command(Path()) for source in setting.sources),
         "set": {
             "generator": shards.recipe.get("generator"),
@@ -173,7 +176,11 @@ def measured(order: Order, *, cache: Path) -> dict[str, Any]:
         },
         "config": result.training,
         "checkpoint": result.checkpoint,
-        "environment": {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()},
+        "environment": {
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            **({"gpu": torch.cuda.get_device_name(order.device)} if order.device != "cpu" else {}),
+        },
         "right": right,
     }
 

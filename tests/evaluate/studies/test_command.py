@@ -60,6 +60,7 @@ def test_a_report_is_made_of_what_is_there(tmp_path, photographs):
         (["views", "--out", "s", "--dry-run", "--report"], 2, "give one of them"),
         (["std", "--out", "s", "--samples", "100"], 1, "an update takes 256 samples and the smallest set has 100"),
         (["scaling", "--out", "s", "--n", "64"], 1, "use --images 128 or less"),
+        (["std", "--out", "s", "--device", "abacus"], 1, "device 'abacus' cannot be used"),
         (["std", "--out", "s", "--data", "imagenet"], 1, "unknown data 'imagenet'"),
     ],
 )

@@ -45,7 +45,7 @@ def test_finished_cells_know_better_than_a_short_measurement(study, records, fin
 def test_rates_are_measured_once(make_setting, tmp_path):
     path = tmp_path / "cost.json"
     path.write_text(json.dumps(RATES.__dict__))
-    assert measured_rates(make_setting(), path, out=tmp_path, data="bars") == RATES
+    assert measured_rates(make_setting(), path, out=tmp_path, data="bars", device="cpu") == RATES
     path.write_text("{}")
     with pytest.raises(DataError, match=r"cost.json cannot be read .*: remove it to have the times measured again"):
-        measured_rates(make_setting(), path, out=tmp_path, data="bars")
+        measured_rates(make_setting(), path, out=tmp_path, data="bars", device="cpu")

@@ -12,6 +12,7 @@ from genrep.evaluate.studies import runner
 from genrep.evaluate.studies.analysis import analyse
 from genrep.evaluate.studies.record import Records
 from genrep.evaluate.studies.table import markdown
+from genrep.evaluate.studies.work import Order
 from genrep.shards.errors import DataError
 
 
@@ -91,6 +92,22 @@ def test_two_studies_in_one_folder_share_their_cells(study, tmp_path, pretender)
     others = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
     assert [other.wait() for other in others] == [0, 0]
     assert {starts(tmp_path, run.name) for run in (tmp_path / "runs").iterdir()} == {1}
+
+
+def test_a_cell_is_ordered_with_all_that_was_asked(study, tmp_path):
+    orders = []
+
+    def refuse(order):
+        orders.append(order)
+        raise KeyboardInterrupt
+
+    records = Records(tmp_path, data="bars")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(
+            study, records, out=tmp_path, results=tmp_path / "r", data="bars", jobs=1, device="cuda:1", start=refuse
+        )
+    (order,) = orders
+    assert order == Order(study.cells(records)[0], tmp_path, tmp_path / "r", "bars", "cuda:1")
 
 
 def test_a_cell_that_fails_is_named_at_the_end_and_stops_no_other(study, tmp_path, pretender, monkeypatch, numbers):

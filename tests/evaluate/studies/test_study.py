@@ -124,8 +124,9 @@ def test_methods_that_show_more_images_of_a_sample_see_fewer_samples(records):
 @pytest.mark.parametrize("name", STUDIES)
 def test_an_order_reaches_its_process_as_it_was(name, tmp_path):
     for row in STUDIES[name](Scale()).rows:
-        order = Order(Cell(row.derive(row.candidates[0]), 3), tmp_path, tmp_path / "results", "fashion-mnist")
+        order = Order(Cell(row.derive(row.candidates[0]), 3), tmp_path, tmp_path / "results", "fashion-mnist", "cuda:1")
         assert Order.from_json(order.to_json()) == order
+        assert "--device cuda:1 " in order.cell.command(tmp_path, device=order.device)
 
 
 @pytest.mark.parametrize("name", STUDIES)
