@@ -54,7 +54,8 @@ class Order:
         source, mixed = setting.pop("source"), setting.pop("mixed")
         sets: dict[str, Any] = {"source": _source(source), "mixed": mixed and _source(mixed)}
         cell = Cell(Setting(**sets, **setting), fields["cell"]["seed"])
-        return cls(cell, Path(fields["out"]), Path(fields["results"]), fields["data"], fields["device"])
+
+        return cls(**{**fields, "cell": cell, "out": Path(fields["out"]), "results": Path(fields["results"])})
 
 
 def _source(fields: dict[str, Any]) -> Source:
