@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genrep.evaluate.fidelity_command import fidelity
 from genrep.shards.cli import Group
 from genrep.shards.errors import DataError
 
@@ -72,6 +73,9 @@ def main() -> None:
       genrep-evaluate linear --checkpoint runs/gauss --data fashion-mnist --labels-per-class 10 --shift affine
       genrep-evaluate knn --checkpoint runs/gauss --data imagefolder:PATH
     """
+
+
+main.add_command(fidelity)
 
 
 @main.command()
