@@ -17,18 +17,44 @@ from genrep.shards.cli import Group
 from genrep.shards.errors import DataError
 
 if TYPE_CHECKING:
+    from genrep.evaluate.draws import Labels
     from genrep.evaluate.features import Progress
 
-CHECKPOINT: dict[str, Any] = {"type": click.Path(path_type=Path), "help": "Folder of a run, or a checkpoint in it."}
+CHECKPOINT: dict[str, Any] = {
+    "type": click.Path(path_type=Path),
+    "help": "Folder of a run, a checkpoint in it, or torchscript:FILE, torchvision:NAME:FILE, timm:NAME:FILE.",
+}
+
+
+class LabelsType(click.ParamType):
+    """``1,10,1%,all`` -> (1, 10, "1%", None)."""
+
+    name = "N,N%,all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple["Labels", ...]:
+        return tuple(dict.fromkeys(self._one(word.strip(), param, ctx) for word in value.split(",")))
+
+    def _one(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> "Labels":
+        if word == "all":
+            return None
+        if re.fullmatch(r"[1-9]\d*", word):
+            return int(word)
+        if re.fullmatch(r"\d+(\.\d+)?%", word) and 0 < float(word[:-1]) < 100:
+            return word
+        self.fail(f"{word!r} is no number of labels, no share such as 10% and not 'all'", param, ctx)
+
+
 OPTIONS = [
     click.option(
         "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
     ),
     click.option(
         "--labels-per-class",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Use N labels a class: mean of 50 draws.  [default: all labels]",
+        type=LabelsType(),
+        default="all",
+        show_default=True,
+        help="Labels to fit on: N of each class (mean of 50 draws), a share such as 1% (5 draws), or all; several, "
+        "with commas, give a result each.",
     ),
     click.option(
         "--shift",
@@ -48,6 +74,11 @@ OPTIONS = [
         "--cache",
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder for features and floors; share it between runs.  [default: evaluation/cache of the run]",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        help="What networks compute in, by mixed precision.  [default: float16 on a GPU, else float32]",
     ),
     click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if there is one, else cpu]"),
     click.option(
@@ -80,17 +111,25 @@ main.add_command(fidelity)
 
 @main.command()
 @click.option("--checkpoint", required=True, **CHECKPOINT)
+@click.option(
+    "--grid",
+    type=click.Choice(["narrow", "wide"]),
+    default="narrow",
+    show_default=True,
+    help="narrow: 5 weight decays, standardised features.  wide: 14 x 3 normalisations x poolings of the last map.",
+)
 @_options
-def linear(**options: Any) -> None:
+def linear(*, grid: str, **options: Any) -> None:
     """Linear probe: logistic regression on frozen features.
 
-    Its weight decay is chosen on held-out training images; the test images are read once.
+    Its settings are chosen on held-out training images; the test images are read once.
 
     \b
-    Example:
+    Examples:
       genrep-evaluate linear --checkpoint runs/gauss --data fashion-mnist --labels-per-class 10 --out result.json
+      genrep-evaluate linear --checkpoint runs/gauss --labels-per-class 1,10,100,1%,10%,all --grid wide
     """
-    _measure("linear", **options)
+    _measure("linear", probe_settings={"grid": grid}, **options)
 
 
 @main.command()
@@ -126,40 +165,56 @@ def _measure(
     *,
     checkpoint: Path,
     data_name: str,
-    labels_per_class: int | None,
+    labels_per_class: tuple["Labels", ...],
     shift: Any,
     out: Path | None,
     seed: int,
     cache: Path | None,
+    dtype: str | None,
     device: str | None,
     threads: int | None,
     quiet: bool,
+    probe_settings: dict[str, Any] | None = None,
 ) -> None:
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    settings = probe_settings or {}
     try:
         import torch
 
         from genrep.evaluate.data import open_data
         from genrep.evaluate.evaluation import PROBES, evaluate
         from genrep.evaluate.result import write_result
-        from genrep.evaluate.table import table
+        from genrep.evaluate.table import curve, table
 
-        out = out or _named(measure, checkpoint, data_name, labels_per_class=labels_per_class, shift=shift, seed=seed)
-        _check_writable(out)
+        special = [value for value in settings.values() if value != "narrow"]
+        outs = [
+            _one_of(out, labels)
+            if out and len(labels_per_class) > 1
+            else out
+            or _named(
+                "-".join([measure, *special]), checkpoint, data_name, labels_per_class=labels, shift=shift, seed=seed
+            )
+            for labels in labels_per_class
+        ]
+        for path in outs:
+            _check_writable(path)
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         with _progress(quiet=quiet) as progress:
-            result = evaluate(
+            name = _device(device)
+            results = evaluate(
                 checkpoint,
                 open_data(data_name),
-                [PROBES[measure](labels_per_class)],
+                [PROBES[measure](labels, **settings) for labels in labels_per_class],
                 shift=shift,
                 seed=seed,
                 cache=cache,
-                device=_device(device),
+                device=name,
+                dtype=dtype or ("float32" if name == "cpu" else "float16"),
                 progress=progress,
                 command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
-            )[0]
-        write_result(result, out)
+            )
+        for result, path in zip(results, outs, strict=True):
+            write_result(result, path)
     except DataError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
@@ -167,24 +222,30 @@ def _measure(
     finally:
         signal.signal(signal.SIGTERM, previous)
     if not quiet:
-        click.echo(f"{table(result)}\nwritten to {out}")
+        for result, path in zip(results, outs, strict=True):
+            click.echo(f"{table(result)}\nwritten to {path}")
+        if len(results) > 1:
+            click.echo(f"\n{curve(results)}")
 
 
 def _follow(
     run: Path,
     *,
     data_name: str,
-    labels_per_class: int | None,
+    labels_per_class: tuple["Labels", ...],
     shift: Any,
     out: Path | None,
     seed: int,
     cache: Path | None,
+    dtype: str | None,
     device: str | None,
     threads: int | None,
     quiet: bool,
 ) -> None:
-    if cache is not None:
-        raise click.UsageError("--follow measures every checkpoint once and keeps no features: leave out --cache")
+    if cache is not None or dtype not in (None, "float32"):
+        raise click.UsageError("--follow computes in float32 and keeps no features: leave out --cache and --dtype")
+    if len(labels_per_class) > 1:
+        raise click.UsageError("--follow measures with one number of labels: name one --labels-per-class")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         import torch
@@ -195,12 +256,12 @@ def _follow(
         from genrep.evaluate.knn import KnnProbe
         from genrep.train.checkpoint import checkpoints
 
-        settings = {"labels_per_class": labels_per_class, "shift": shift, "seed": seed}
+        settings = {"labels_per_class": labels_per_class[0], "shift": shift, "seed": seed}
         named = _named("follow-knn", run, data_name, **settings)
         out = out or run / "evaluation" / f"{named.stem}.jsonl"  # the run may not be there yet
         _check_writable(out)
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        data, probe = open_data(data_name), KnnProbe(labels_per_class)
+        data, probe = open_data(data_name), KnnProbe(labels_per_class[0])
         check_labels([probe], data)
         if not checkpoints(run) and not quiet:
             click.echo(f"{run} has no checkpoint yet: waiting for it", err=True)
@@ -234,19 +295,28 @@ def _follow(
 
 
 def _named(
-    measure: str, checkpoint: Path, data_name: str, *, labels_per_class: int | None, shift: str, seed: int
+    measure: str, checkpoint: Path, data_name: str, *, labels_per_class: "Labels", shift: str, seed: int
 ) -> Path:
     """Where a result goes unless the user says: a name for each measurement, in the folder of the run."""
-    from genrep.evaluate.evaluation import run_folder
+    from genrep.evaluate.foreign import file_of, run_folder
 
     kind, _, place = data_name.partition(":")
     words = [measure, kind]
     words += [re.sub(r"\W+", "-", Path(place).name)] if place else []
-    words += [f"{labels_per_class}-labels"] if labels_per_class else []
+    words += _labels_word(labels_per_class)
     words += [shift] if shift != "none" else []
     words += [f"seed{seed}"] if seed else []
-    words += [checkpoint.stem] if checkpoint.is_file() else []
+    words += [file_of(checkpoint).stem] if file_of(checkpoint).is_file() else []
     return run_folder(checkpoint) / "evaluation" / f"{'-'.join(words)}.json"
+
+
+def _labels_word(labels: "Labels") -> list[str]:
+    return [] if labels is None else [f"{str(labels).replace('%', '-percent')}-labels"]
+
+
+def _one_of(out: Path, labels: "Labels") -> Path:
+    """Of several results that are to lie at ``out``: ``result.json`` for all labels, ``result-10-labels.json``."""
+    return out.with_name("-".join([out.stem, *_labels_word(labels)]) + out.suffix)
 
 
 def _check_writable(path: Path) -> None:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from genrep.evaluate.data import RealData
 from genrep.evaluate.features import Encoder, Features, Progress, backbone_encoder, features_of, key_of
 from genrep.evaluate.floors import floors
+from genrep.evaluate.foreign import load_encoder, run_folder
 from genrep.evaluate.knn import KnnProbe
 from genrep.evaluate.linear import LinearProbe
 from genrep.evaluate.result import Result, Score, score
 from genrep.evaluate.shift import Shift
 from genrep.shards import atomic
 from genrep.shards.errors import DataError
-from genrep.train.checkpoint import FOLDER, load_backbone
 
 Probe = LinearProbe | KnnProbe
 PROBES: dict[str, type[Probe]] = {"linear": LinearProbe, "knn": KnnProbe}
@@ -40,19 +40,22 @@ def evaluate(
     cache: Path | None = None,
     keep_features: bool = True,
     device: str = "cpu",
+    dtype: str = "float32",
     progress: Progress = lambda what, done, total: None,
     command: str | None = None,
 ) -> list[Result]:
     """Measure a frozen encoder on real images by each probe, beside the floors.
 
     Args:
-        checkpoint: A run's folder (its last checkpoint) or a checkpoint file.
+        checkpoint: A run's folder (its last checkpoint), a checkpoint file, or an encoder of others, as
+            :func:`~genrep.evaluate.foreign.load_encoder` takes it.
         data: Of :func:`genrep.evaluate.data.open_data`.
         shift: ``affine``: all images under fixed random affine maps, those to fit on and those to test on.
         seed: Of the label draws.
         cache: Keeps features and the floors' scores, which depend on data, shift and probe alone: runs that share
             one share the floors.  Left out: ``evaluation/cache`` in the run's folder.
         keep_features: In the cache; False where many encoders would fill the disk.
+        dtype: What the networks compute in, as for :func:`~genrep.evaluate.features.features_of`.
         progress: Called with (what, done, total).
         command: What the user typed, for the record.
 
@@ -63,24 +66,26 @@ def evaluate(
         DataError: If the checkpoint, the data or the cache cannot be read, a class has too few images, or features are
             not finite.
     """
-    checkpoint = Path(checkpoint)
     check_labels(probes, data)
-    loaded = load_backbone(checkpoint)
+    loaded = load_encoder(checkpoint)
     cache = cache or run_folder(checkpoint) / "evaluation" / "cache"
-    trained = backbone_encoder("backbone", loaded, loaded.module, {"checkpoint": loaded.sha256})
+    pooled = any(probe.wants_poolings for probe in probes)
+    trained = backbone_encoder("backbone", loaded, loaded.module, {"checkpoint": loaded.sha256}, pooled=pooled)
 
     def scores_of(encoder: Encoder, wanted: Sequence[Probe]) -> Iterator[_Measured]:
         if wanted:
             encoder = dataclasses.replace(encoder, worth_keeping=encoder.worth_keeping and keep_features)
-            features = features_of(encoder, data, shift=shift, cache=cache, device=device, progress=progress)
+            features = features_of(
+                encoder, data, shift=shift, cache=cache, device=device, progress=progress, dtype=dtype
+            )
         for done, probe in enumerate(wanted):
             progress(f"{encoder.name}: probes", done, len(wanted))
             yield _measure(probe, features, data, seed=seed)
 
     measured = list(scores_of(trained, probes))
     floor_scores: dict[str, list[Score]] = {}
-    for floor in floors(loaded, side=data.side):
-        files = [cache / "floors" / f"{_key(floor, probe, data, shift, seed)}.json" for probe in probes]
+    for floor in floors(loaded, side=data.side, pooled=pooled):
+        files = [cache / "floors" / f"{_key(floor, probe, data, shift, seed, dtype)}.json" for probe in probes]
         missing = [number for number, file in enumerate(files) if not file.exists()]
         for number, new in zip(missing, scores_of(floor, [probes[number] for number in missing]), strict=True):
             _write_score(files[number], new.score)
@@ -107,22 +112,16 @@ def evaluate(
             training=loaded.config,
             recipe=loaded.config.get("recipe_sha256"),
             command=command,
+            dtype=dtype,
         )
         for number, probe in enumerate(probes)
     ]
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to."""
-    if checkpoint.is_dir():
-        return checkpoint
-    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else checkpoint.parent
-
-
 def check_labels(probes: Sequence[Probe], data: RealData) -> None:
     """Raise DataError unless the part to fit on has as many labels of every class as the probes ask for."""
     counts = np.bincount(data.fit.labels)
-    asked = max((probe.labels_per_class or 0 for probe in probes), default=0)
+    asked = max((probe.labels_per_class for probe in probes if isinstance(probe.labels_per_class, int)), default=0)
     if counts.min() < asked:
         raise DataError(
             f"{data.name} has {counts.min()} images of {data.class_names[counts.argmin()]!r} to fit on, not {asked}: "
@@ -140,17 +139,18 @@ def _measure(probe: Probe, features: Features, data: RealData, *, seed: int) -> 
         predictions,
         data.test.labels,
         data.class_names,
-        feature_width=features.test.features.shape[1],
+        feature_width=features.test.width,
         settings={**model.settings, "num_draws": len(predictions)} if drawn else model.settings,
         drawn=drawn,
     )
     return _Measured(scored, (predictions == data.test.labels).sum(0), held_out)
 
 
-def _key(floor: Encoder, probe: Probe, data: RealData, shift: Shift, seed: int) -> str:
+def _key(floor: Encoder, probe: Probe, data: RealData, shift: Shift, seed: int, dtype: str) -> str:
     """Of a floor's score."""
-    of_draws = [] if probe.labels_per_class is None else [probe.labels_per_class, seed]  # all labels: any seed
-    return key_of(floor.identity, data.sha256, shift, probe.name, of_draws)
+    settings = dataclasses.asdict(probe)
+    of_draws = [] if probe.labels_per_class is None else [seed]  # all labels: any seed
+    return key_of(floor.identity, data.sha256, shift, dtype, probe.name, settings, of_draws)
 
 
 def _write_score(path: Path, score: Score) -> None:

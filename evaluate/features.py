@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ from torch import nn
 from genrep.evaluate.data import Images, Part, RealData
 from genrep.evaluate.shift import AffineMaps, Shift, draw_affine_maps, move
 from genrep.shards import atomic
+from genrep.shards.cache import cache_bytes
 from genrep.shards.errors import DataError
 from genrep.train.checkpoint import LoadedBackbone
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, of how many
 
-REVISION = 1  # of all that is kept on disk: one more when a change of the program moves a number
+REVISION = 2  # of all that is kept on disk: one more when a change of the program moves a number
 PARTS = ("fit", "held_out", "test")
+ROWS_PER_FILE = 2**16
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Encoder:
         to: Moves it to a device.
         batch: Images at once.
         worth_keeping: Whether its features take longer to compute than to read.
+        poolings: Names of the blocks of equal width that lie side by side in the features; the first is the encoder's
+            own, which every probe uses.
     """
 
     name: str
@@ -48,14 +54,21 @@ class Encoder:
     to: Callable[[str], object]
     batch: int
     worth_keeping: bool
+    poolings: tuple[str, ...] = ("own",)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features float32 (N, F) and labels int64 (N,), on one device."""
+    """Features float32 (N, P * F) of P poolings side by side, and labels int64 (N,), on one device."""
 
     features: torch.Tensor
     labels: torch.Tensor
+    poolings: tuple[str, ...] = ("own",)
+
+    @property
+    def width(self) -> int:
+        """F."""
+        return self.features.shape[1] // len(self.poolings)
 
 
 @dataclass(frozen=True)
@@ -67,20 +80,35 @@ class Features:
     test: Labelled
 
 
-def backbone_encoder(name: str, backbone: LoadedBackbone, module: nn.Module, identity: dict[str, Any]) -> Encoder:
-    """``module`` on images prepared as for ``backbone``: short side, centre crop, three channels, normalised."""
+def backbone_encoder(
+    name: str, backbone: LoadedBackbone, module: nn.Module, identity: dict[str, Any], *, pooled: bool = False
+) -> Encoder:
+    """``module`` on images prepared as for ``backbone``: short side, centre crop, three channels, normalised.
+
+    Args:
+        pooled: Give the maximum over the image as well, beside the average that a ResNet's features are.
+    """
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     mean, std = torch.tensor(backbone.mean).view(3, 1, 1), torch.tensor(backbone.std).view(3, 1, 1)
+    last = _last_map(module) if pooled else None
 
     def apply(images: torch.Tensor) -> torch.Tensor:
         normalised = (images - mean.to(images.device)) / std.to(images.device)  # makes three channels of one
-        return module(normalised.contiguous(memory_format=torch.channels_last))
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        if last is None:
+            return module(normalised)
+        maps: list[torch.Tensor] = []
+        with last.register_forward_hook(lambda layer, inputs, output: maps.append(output)):
+            average = module(normalised)
+        return torch.cat([average, maps[0].amax((2, 3))], 1)
 
+    poolings = ("average", "maximum") if last is not None else ("own",)
     preparation = {
         "resize": backbone.resize_size,
         "crop": backbone.image_size,
         "mean": backbone.mean,
         "std": backbone.std,
+        "poolings": poolings,
     }
     return Encoder(
         name,
@@ -91,50 +119,105 @@ def backbone_encoder(name: str, backbone: LoadedBackbone, module: nn.Module, ide
         module.to,
         batch=128,
         worth_keeping=True,
+        poolings=poolings,
     )
 
 
+def _last_map(module: nn.Module) -> nn.Module | None:
+    """The layer whose maps are averaged to features: of our tiny ResNet or torchvision's; None in other networks."""
+    return next((getattr(module, name) for name in ("blocks", "layer4") if hasattr(module, name)), None)
+
+
 def features_of(
-    encoder: Encoder, data: RealData, *, shift: Shift, cache: Path, device: str, progress: Progress
+    encoder: Encoder,
+    data: RealData,
+    *,
+    shift: Shift,
+    cache: Path,
+    device: str,
+    progress: Progress,
+    dtype: str = "float32",
 ) -> Features:
     """The features of all three parts, on ``device``; kept under ``cache`` where that is worth it.
+
+    Args:
+        dtype: What networks compute in, by automatic mixed precision: float32 (none), float16 or bfloat16.
 
     Raises:
         DataError: If a feature is not finite, or the cache cannot be read or written.
     """
+    key = key_of(encoder.identity, data.sha256, shift, dtype)
     parts: dict[str, Labelled] = {}
     for which in PARTS:
         part: Part = getattr(data, which)
-        kept = cache / "features" / f"{_key(encoder, data, shift)}-{which}.npy" if encoder.worth_keeping else None
-        if kept is not None and kept.exists():
-            features = _read(kept, len(part.labels))
-        else:
-            features = extract(encoder, part, shift=shift, device=device, progress=progress)
-            if kept is not None:
-                _write(kept, features)
-        parts[which] = Labelled(features.to(device), torch.from_numpy(part.labels).to(device))
+        kept = cache / "features" / f"{key}-{which}" if encoder.worth_keeping else None
+        features = part_features(encoder, part, shift=shift, kept=kept, device=device, progress=progress, dtype=dtype)
+        parts[which] = Labelled(features.to(device), torch.from_numpy(part.labels).to(device), encoder.poolings)
     return Features(**parts)
 
 
-def extract(encoder: Encoder, part: Part, *, shift: Shift, device: str, progress: Progress) -> torch.Tensor:
-    """Features float32 (N, F) of a part, on the CPU."""
+def part_features(
+    encoder: Encoder,
+    part: Part,
+    *,
+    shift: Shift,
+    kept: Path | None,
+    device: str,
+    progress: Progress,
+    dtype: str = "float32",
+) -> torch.Tensor:
+    """Features float32 (N, P * F) of a part, on the CPU; from files ``kept-00000.npy``, ... as far as these are there.
+
+    The files are written as the work goes on. All files of their folder together take at most ``GENREP_CACHE_GB``
+    gigabytes (32): those not used for the longest time go.
+    """
+    blocks = []
+    for number, first in enumerate(range(0, len(part.labels), ROWS_PER_FILE)):
+        rows = range(first, min(first + ROWS_PER_FILE, len(part.labels)))
+        file = kept.with_name(f"{kept.name}-{number:05d}.npy") if kept is not None else None
+        block = _read(file, len(rows)) if file is not None else None
+        if block is None:
+            block = extract(encoder, part, shift=shift, device=device, progress=progress, dtype=dtype, rows=rows)
+            if file is not None:
+                _write(file, block)
+        blocks.append(block)
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def extract(
+    encoder: Encoder,
+    part: Part,
+    *,
+    shift: Shift,
+    device: str,
+    progress: Progress,
+    dtype: str = "float32",
+    rows: range | None = None,
+) -> torch.Tensor:
+    """Features float32 (N, P * F) of a part, or of some of its rows, on the CPU."""
     encoder.to(device)
     num_images = len(part.labels)
+    rows = range(num_images) if rows is None else rows
     batches = []
-    with torch.inference_mode():
-        for first in range(0, num_images, encoder.batch):
-            rows = range(first, min(first + encoder.batch, num_images))
-            maps = draw_affine_maps(part.source, part.positions[rows.start : rows.stop]) if shift == "affine" else None
-            images = prepare(part.read(rows), maps, resize=encoder.resize, crop=encoder.crop)
+    with torch.inference_mode(), _precision(device, dtype):
+        for first in range(rows.start, rows.stop, encoder.batch):
+            some = range(first, min(first + encoder.batch, rows.stop))
+            maps = draw_affine_maps(part.source, part.positions[some.start : some.stop]) if shift == "affine" else None
+            images = prepare(part.read(some), maps, resize=encoder.resize, crop=encoder.crop)
             features = encoder.apply(images.to(device)).float().cpu()
             if not features.isfinite().all():
                 raise DataError(
                     f"{encoder.name}: its features of {part.source} images are not finite, as of a training that "
-                    "diverged: use an earlier checkpoint"
+                    f"diverged: use an earlier checkpoint{'' if dtype == 'float32' else ', or --dtype float32'}"
                 )
             batches.append(features)
-            progress(f"{encoder.name}: features", rows.stop, num_images)
+            progress(f"{encoder.name}: features", some.stop, num_images)
     return torch.cat(batches)
+
+
+def _precision(device: str, dtype: str) -> torch.autocast:
+    kind = torch.device(device).type
+    return torch.autocast(kind, getattr(torch, dtype) if dtype != "float32" else None, enabled=dtype != "float32")
 
 
 def prepare(images: Images, maps: AffineMaps | None, *, resize: int, crop: int) -> torch.Tensor:
@@ -164,14 +247,14 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _key(encoder: Encoder, data: RealData, shift: Shift) -> str:
-    return key_of(encoder.identity, data.sha256, shift)
-
-
-def _read(path: Path, num_images: int) -> torch.Tensor:
+def _read(path: Path, num_images: int) -> torch.Tensor | None:
+    """None where there is nothing yet."""
     try:
         features = np.load(path, allow_pickle=False)
+        os.utime(path)  # the most recently used of its folder
         whole = features.dtype == np.float32 and features.ndim == 2 and len(features) == num_images
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}): remove it to compute these features again") from error
     if not whole:
@@ -185,4 +268,19 @@ def _write(path: Path, features: torch.Tensor) -> None:
     atomic.remove_stale(path.parent)  # what a killed process was writing
     content = io.BytesIO()
     np.save(content, features.numpy(), allow_pickle=False)
+    _make_room(path.parent, len(content.getbuffer()))
     atomic.write(path, content.getvalue())
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Remove kept features, least recently used first, until ``size`` more bytes are within the bound."""
+    files = {}
+    for file in folder.glob("*.npy"):
+        with suppress(FileNotFoundError):  # another process makes room as well
+            files[file] = file.stat()
+    taken = sum(stat.st_size for stat in files.values())
+    for file in sorted(files, key=lambda file: files[file].st_mtime_ns):
+        if taken + size <= cache_bytes():
+            break
+        file.unlink(missing_ok=True)
+        taken -= files[file].st_size

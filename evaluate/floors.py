@@ -6,16 +6,23 @@ import torch
 import torch.nn.functional as F
 
 from genrep.evaluate.features import Encoder, backbone_encoder
-from genrep.train.backbones import build_backbone
+from genrep.evaluate.foreign import TORCHSCRIPT, build
 from genrep.train.checkpoint import LoadedBackbone
 
 SEED = 0  # of the untrained weights
 FILTERS, KERNEL, POOL = 128, 5, 3
 
 
-def floors(backbone: LoadedBackbone, *, side: int) -> list[Encoder]:
-    """The three floors of a trained backbone, on images of ``side`` px where they are not the backbone itself."""
-    return [raw_pixels(side), untrained_backbone(backbone), untrained_convolution(side)]
+def floors(backbone: LoadedBackbone, *, side: int, pooled: bool = False) -> list[Encoder]:
+    """The three floors of a trained backbone, on images of ``side`` px where they are not the backbone itself.
+
+    A network that is only known as a program (``torchscript:``) cannot be made again untrained: it has two floors.
+
+    Args:
+        pooled: As for :func:`~genrep.evaluate.features.backbone_encoder`.
+    """
+    own = [untrained_backbone(backbone, pooled=pooled)] if backbone.name != TORCHSCRIPT else []
+    return [raw_pixels(side), *own, untrained_convolution(side)]
 
 
 def raw_pixels(side: int) -> Encoder:
@@ -46,13 +53,13 @@ def _convolution(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return weights.contiguous(memory_format=torch.channels_last), bias
 
 
-def untrained_backbone(backbone: LoadedBackbone) -> Encoder:
+def untrained_backbone(backbone: LoadedBackbone, *, pooled: bool = False) -> Encoder:
     """The same network with fresh weights, on the same preparation of the images."""
     with torch.random.fork_rng(devices=[]):  # initialisers of torch.nn know the global state only
         torch.manual_seed(SEED)
-        module = build_backbone(backbone.name)
+        module = build(backbone.name)
     identity = {"untrained": backbone.name, "seed": SEED, "torch": torch.__version__}
-    return backbone_encoder("untrained backbone", backbone, module, identity)
+    return backbone_encoder("untrained backbone", backbone, module, identity, pooled=pooled)
 
 
 def _stateless(name: str, side: int, apply: Callable[[torch.Tensor], torch.Tensor], *, batch: int) -> Encoder:

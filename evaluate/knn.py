@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from genrep.evaluate.draws import label_draws
+from genrep.evaluate.draws import Labels, label_draws
 from genrep.evaluate.features import Labelled
 
 K, TEMPERATURE = 20, 0.07
@@ -17,13 +17,14 @@ SIMILARITIES_AT_ONCE = 2**25
 class KnnProbe:
     """20 nearest neighbours by cosine, each voting with exp(cosine / 0.07).
 
-    Over all labelled images of the part to fit on, or over each of 50 draws of ``labels_per_class`` of each class.
+    Over all labelled images of the part to fit on, or over each of several draws of ``labels_per_class`` of each class:
+    a number (50 draws) or a share such as ``10%`` (5). Of several poolings the first is used.
     Source: Wu et al. 2018 (arXiv:1805.01978, section 3.4), who take k = 200 on ImageNet.
     """
 
-    labels_per_class: int | None = None
+    labels_per_class: Labels = None
 
-    name = "knn"
+    name, wants_poolings = "knn", False
 
     def fit(self, fit: Labelled, held_out: Labelled, *, num_classes: int, seed: int) -> "KnnModel":
         """Make the bank; neither the held-out part nor the test part has a say.
@@ -31,7 +32,7 @@ class KnnProbe:
         Args:
             seed: Of the label draws.
         """
-        bank, labels = F.normalize(fit.features)[None], fit.labels[None]
+        bank, labels = F.normalize(fit.features[:, : fit.width])[None], fit.labels[None]
         if self.labels_per_class is not None:
             draws = torch.from_numpy(label_draws(fit.labels.cpu().numpy(), self.labels_per_class, seed=seed))
             rows = draws.to(fit.labels.device)
@@ -50,8 +51,8 @@ class KnnModel:
     settings: dict[str, Any]
 
     def predict(self, features: torch.Tensor) -> torch.Tensor:
-        """Classes with the most votes, int64 (D, N), of features (N, F)."""
-        unit = F.normalize(features)
+        """Classes with the most votes, int64 (D, N), of features (N, P * F)."""
+        unit = F.normalize(features[:, : self.bank.shape[2]])
         return torch.stack(
             [self._vote(bank, labels, unit) for bank, labels in zip(self.bank, self.labels, strict=True)]
         )

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from genrep.evaluate.draws import label_draws
+from genrep.evaluate.draws import Labels, label_draws
 from genrep.evaluate.features import Labelled
 
-# prior variance of a weight, C of scikit-learn: the weight decay of the mean loss over n images is 1 / (C n)
-VARIANCES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ROUGH, FINE = 1e-3, 1e-4  # largest entry of the scaled gradient: along the grid; at its best point
 MAX_EVALUATIONS = 300
 CURVATURE = 0.1  # typical p (1 - p) of a class; speed alone depends on it
@@ -18,17 +16,43 @@ DRAWN_AT_ONCE = 2**26  # floats of drawn features in one batched problem
 LOGITS_AT_ONCE = 2**24
 
 
-@dataclass(frozen=True)
-class LinearProbe:
-    """Fits on all labels, or on each of 50 draws of ``labels_per_class`` labels of each class.
+class Grid(NamedTuple):
+    """What is tried: every normalisation of every pooling of the features, with every prior variance, rising.
 
-    The weight decay, one of five decades, is the one with the best top-1 on the held-out part, for each draw by itself.
-    Features are standardised by the statistics of the whole part to fit on, which need no label.
+    The prior variance of a weight is C of scikit-learn: the weight decay of the mean loss over n images is 1 / (C n).
     """
 
-    labels_per_class: int | None = None
+    normalisations: tuple[str, ...]
+    variances: tuple[float, ...]
+
+
+GRIDS = {
+    "narrow": Grid(("standardised",), (1e-3, 1e-2, 1e-1, 1.0, 10.0)),
+    "wide": Grid(("standardised", "none", "l2"), tuple(10.0 ** (step / 2) for step in range(-6, 8))),
+}
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Fits on all labels, or on each of several draws of ``labels_per_class`` labels of each class.
+
+    The point of the grid is the one with the best top-1 on the held-out part, for each draw by itself; the first of
+    equal ones. Means and scales are those of the whole part to fit on, which need no label.
+
+    Attributes:
+        labels_per_class: A number of each class (50 draws), a share such as ``10%`` (5 draws), or None: all.
+        grid: ``narrow``: five decades of weight decay on standardised features. ``wide``: half decades, on features
+            standardised, as they are (one scale for all) and of unit length, of every pooling the encoder gives.
+    """
+
+    labels_per_class: Labels = None
+    grid: str = "narrow"
 
     name = "linear"
+
+    @property
+    def wants_poolings(self) -> bool:
+        return self.grid == "wide"
 
     def fit(self, fit: Labelled, held_out: Labelled, *, num_classes: int, seed: int) -> "LinearModel":
         """Fit and choose; the test part is not among the arguments.
@@ -36,93 +60,169 @@ class LinearProbe:
         Args:
             seed: Of the label draws; a fit on all labels is a convex problem and has no chance in it.
         """
-        standardisation = _standardisation(fit.features)
-        held_out = Labelled(standardisation(held_out.features), held_out.labels)
+        grid = GRIDS[self.grid]
+        poolings = fit.poolings if self.grid == "wide" else fit.poolings[:1]
+        views = [
+            _view(fit, pooling, normalisation)
+            for pooling in range(len(poolings))
+            for normalisation in grid.normalisations
+        ]
+        held_out_views = [Labelled(view(held_out.features), held_out.labels) for view in views]
+        chunks: list[torch.Tensor | None]
         if self.labels_per_class is None:
-            features = standardisation(fit.features)
-            fitted = [_fit(features[None], fit.labels[None], held_out, num_classes=num_classes)]
+            num_images, chunks = len(fit.labels), [None]
         else:
             draws = label_draws(fit.labels.cpu().numpy(), self.labels_per_class, seed=seed)
-            at_once = max(1, DRAWN_AT_ONCE // (draws.shape[1] * fit.features.shape[1]))
-            fitted = [
-                _fit(standardisation(fit.features[rows]), fit.labels[rows], held_out, num_classes=num_classes)
-                for rows in torch.from_numpy(draws).to(fit.labels.device).split(at_once)
-            ]
+            num_images = draws.shape[1]
+            at_once = max(1, DRAWN_AT_ONCE // (num_images * fit.width))
+            chunks = list(torch.from_numpy(draws).to(fit.labels.device).split(at_once))
+        fitted = [_fit(fit, rows, views, held_out_views, grid.variances, num_classes=num_classes) for rows in chunks]
         weights, bias, choices, top1s = (torch.cat(each) for each in zip(*fitted, strict=True))
-        num_images = len(fit.labels) if self.labels_per_class is None else self.labels_per_class * num_classes
-        grid = _weight_decays(num_images)
-        decays = [grid[choice] for choice in choices.tolist()]
+        points = [(view, decay) for view in views for decay in _weight_decays(grid.variances, num_images)]
+        chosen = [points[choice] for choice in choices.tolist()]
+        names = {
+            "weight_decay": [decay for _, decay in chosen],
+            "normalisation": [view.normalisation for view, _ in chosen],
+            "pooling": [poolings[view.pooling] for view, _ in chosen],
+        }
         settings = {
-            "weight_decay": decays[0] if self.labels_per_class is None else decays,
-            "weight_decay_grid": grid,
+            **(names if self.labels_per_class is not None else {name: values[0] for name, values in names.items()}),
+            "weight_decay_grid": [decay for _, decay in points],
+            "normalisation_grid": [view.normalisation for view, _ in points],
+            "pooling_grid": [poolings[view.pooling] for view, _ in points],
             "held_out_top1": [round(top1, 6) for top1 in top1s.mean(0).tolist()],
         }
-        return LinearModel(standardisation, weights, bias, settings)
+        return LinearModel(views, choices // len(grid.variances), weights, bias, settings)
 
 
-class Standardisation(NamedTuple):
-    """Mean and scale (F,) of features; a feature that does not vary becomes 0."""
+class View(NamedTuple):
+    """One way to look at features: a pooling of width F, of unit length if ``l2``, then minus mean over scale (F,).
 
+    A feature that does not vary becomes 0.
+    """
+
+    pooling: int
+    normalisation: str
     mean: torch.Tensor
     scale: torch.Tensor
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return (features - self.mean) / self.scale
+        """Features (..., P * F) of P poolings -> (..., F)."""
+        return (_pooled(features, self.pooling, self.normalisation, len(self.mean)) - self.mean) / self.scale
+
+
+def _pooled(features: torch.Tensor, pooling: int, normalisation: str, width: int) -> torch.Tensor:
+    block = features[..., pooling * width : (pooling + 1) * width]
+    return F.normalize(block, dim=-1) if normalisation == "l2" else block
+
+
+def _view(fit: Labelled, pooling: int, normalisation: str) -> View:
+    """Its mean and scale are those of the part to fit on."""
+    std, mean = torch.std_mean(_pooled(fit.features, pooling, normalisation, fit.width), 0)
+    varies = std > 1e-5 * mean.abs()
+    if normalisation != "standardised":  # one scale for all: a weight decay means the same in every view
+        std = (std.square().where(varies, 0).sum() / varies.sum().clamp(min=1)).sqrt().expand_as(std)
+    return View(pooling, normalisation, mean, torch.where(varies, std, torch.inf))
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """D fitted classifiers: weights (D, C, F) and bias (D, C) on standardised features."""
+    """D fitted classifiers: weights (D, C, F) and bias (D, C) on features as seen by ``views[view[d]]``."""
 
-    standardisation: Standardisation
+    views: list[View]
+    view: torch.Tensor
     weights: torch.Tensor
     bias: torch.Tensor
     settings: dict[str, Any]
 
     def predict(self, features: torch.Tensor) -> torch.Tensor:
-        """Most probable classes int64 (D, N) of features (N, F)."""
-        return _predict(self.weights, self.bias, self.standardisation(features))
+        """Most probable classes int64 (D, N) of features (N, P * F)."""
+        predictions = self.view.new_empty(len(self.weights), len(features))
+        for number in self.view.unique().tolist():
+            mine = self.view == number
+            predictions[mine] = _predict(self.weights[mine], self.bias[mine], self.views[number](features))
+        return predictions
 
 
 class _Fitted(NamedTuple):
     weights: torch.Tensor  # (D, C, F)
     bias: torch.Tensor  # (D, C)
-    choice: torch.Tensor  # (D,), of VARIANCES
-    held_out_top1: torch.Tensor  # (D, len(VARIANCES))
+    choice: torch.Tensor  # (D,), of the grid's points, view by view
+    held_out_top1: torch.Tensor  # (D, number of points)
 
 
-def _standardisation(features: torch.Tensor) -> Standardisation:
-    std, mean = torch.std_mean(features, 0)
-    return Standardisation(mean, torch.where(std > 1e-5 * mean.abs(), std, torch.inf))
-
-
-def _weight_decays(num_images: int) -> list[float]:
+def _weight_decays(variances: tuple[float, ...], num_images: int) -> list[float]:
     """The grid, strongest first."""
-    return [1 / (variance * num_images) for variance in VARIANCES]
+    return [1 / (variance * num_images) for variance in variances]
 
 
-def _fit(features: torch.Tensor, labels: torch.Tensor, held_out: Labelled, *, num_classes: int) -> _Fitted:
-    """D fits at once, from standardised features (D, n, F) and labels (D, n), each with its own choice."""
-    problem = _problem(features, labels)
-    num_draws, num_images, rank = problem.coordinates.shape
-    solution = _Solution(features.new_zeros(num_draws, num_classes, rank), features.new_zeros(num_draws, num_classes))
-    chosen, choice = solution, labels.new_zeros(num_draws)
-    best = features.new_full((num_draws,), -1.0)
-    grid = features.new_tensor(_weight_decays(num_images))
-    top1s = []
-    for number, decay in enumerate(grid):  # each solution is the start of the next
+def _fit(
+    fit: Labelled,
+    rows: torch.Tensor | None,
+    views: list[View],
+    held_out: list[Labelled],
+    variances: tuple[float, ...],
+    *,
+    num_classes: int,
+) -> _Fitted:
+    """D fits at once, on rows (D, n) of the part to fit on, each with its own choice of view and weight decay.
+
+    Without rows it is one fit on all of them.
+    """
+    labels = _rows_of(fit.labels, rows)
+    num_draws, num_images = labels.shape
+    decays = fit.features.new_tensor(_weight_decays(variances, num_images))
+    paths = []
+    for view, held in zip(views, held_out, strict=True):
+        problem = _problem(view(_rows_of(fit.features, rows)), labels)
+        paths.append(_path(problem, decays, held, num_classes=num_classes))
+    top1s = torch.cat([path.held_out_top1 for path in paths], 1)
+    choice = _first_best(top1s)
+    weights = fit.features.new_zeros(num_draws, num_classes, fit.width)
+    bias = fit.features.new_zeros(num_draws, num_classes)
+    for number, (view, path) in enumerate(zip(views, paths, strict=True)):
+        mine = choice // len(decays) == number
+        if not mine.any():
+            continue
+        if len(views) > 1:
+            problem = _problem(view(_rows_of(fit.features, None if rows is None else rows[mine])), labels[mine])
+        start = _Solution(path.best.weights[mine], path.best.bias[mine])
+        solution = _solve(problem, decays[choice[mine] % len(decays)], start=start, tolerance=FINE)
+        weights[mine], bias[mine] = solution.weights @ problem.basis.mT, solution.bias
+    return _Fitted(weights, bias, choice, top1s)
+
+
+def _rows_of(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """(D, n, ...); one draw of all, not copied, where rows are left out."""
+    return values[None] if rows is None else values[rows]
+
+
+class _Path(NamedTuple):
+    best: "_Solution"  # of each draw, the one with the best top-1 on the held-out part; the first of equal ones
+    held_out_top1: torch.Tensor  # (D, number of decays)
+
+
+def _path(problem: "_Problem", decays: torch.Tensor, held_out: Labelled, *, num_classes: int) -> _Path:
+    """Solve for each weight decay in turn; each solution is the start of the next."""
+    num_draws, _, rank = problem.coordinates.shape
+    solution = _Solution(decays.new_zeros(num_draws, num_classes, rank), decays.new_zeros(num_draws, num_classes))
+    best, best_top1, top1s = solution, decays.new_full((num_draws,), -1.0), []
+    for decay in decays:
         solution = _solve(problem, decay.expand(num_draws), start=solution, tolerance=ROUGH)
         predictions = _predict(solution.weights @ problem.basis.mT, solution.bias, held_out.features)
         top1s.append((predictions == held_out.labels).float().mean(1))
-        better = top1s[-1] > best
-        best = torch.where(better, top1s[-1], best)
-        choice = torch.where(better, number, choice)
-        chosen = _Solution(
-            torch.where(better[:, None, None], solution.weights, chosen.weights),
-            torch.where(better[:, None], solution.bias, chosen.bias),
+        better = top1s[-1] > best_top1
+        best_top1 = torch.where(better, top1s[-1], best_top1)
+        best = _Solution(
+            torch.where(better[:, None, None], solution.weights, best.weights),
+            torch.where(better[:, None], solution.bias, best.bias),
         )
-    chosen = _solve(problem, grid[choice], start=chosen, tolerance=FINE)
-    return _Fitted(chosen.weights @ problem.basis.mT, chosen.bias, choice, torch.stack(top1s, 1))
+    return _Path(best, torch.stack(top1s, 1))
+
+
+def _first_best(values: torch.Tensor) -> torch.Tensor:
+    """Column (D,) of the largest value of each row; ``argmax`` names any of equal ones."""
+    return (values == values.amax(1, keepdim=True)).int().cumsum(1).eq(0).sum(1)
 
 
 class _Problem(NamedTuple):

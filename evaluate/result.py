@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genrep.evaluate.interval import Interval, spread, wilson
+from genrep.evaluate.draws import Labels
+from genrep.evaluate.interval import Interval, sampling, spread, wilson
 from genrep.shards import atomic
 
 FORMAT = "genrep-result/1"
@@ -25,6 +26,7 @@ class Score:
         per_class: Class name -> fraction.
         feature_width: F.
         settings: Chosen or fixed.
+        test_interval: 95 %, of the test sample alone, the fits staying as they are; equal to a ``wilson`` interval.
     """
 
     top1: float
@@ -33,11 +35,12 @@ class Score:
     per_class: dict[str, float]
     feature_width: int
     settings: dict[str, Any]
+    test_interval: Interval
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Score":
-        low, high = fields["interval"]
-        return cls(**{**fields, "interval": (low, high)})
+        intervals = {name: tuple(fields[name]) for name in ("interval", "test_interval")}
+        return cls(**{**fields, **intervals})
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Result:
         num_images: Part -> how many.
         shift: ``none`` or ``affine``.
         seed: Of the label draws.
-        labels_per_class: What each fit saw; None for all labels.
+        labels_per_class: What each fit saw: a number, a share such as ``10%``, None for all labels.
         checkpoint: sha256 of the checkpoint file.
         checkpoint_path: As it was given.
         training: The config of the run.
@@ -63,6 +66,7 @@ class Result:
             difference between two encoders can be paired by image; not in the ``result.json``.
         held_out_top1: Of the trained encoder on held-out training images, for choices between encoders; the probe's
             own settings were chosen on them too.  Not in the ``result.json``.
+        dtype: What the networks computed in.
     """
 
     measure: str
@@ -73,7 +77,7 @@ class Result:
     num_images: dict[str, int]
     shift: str
     seed: int
-    labels_per_class: int | None
+    labels_per_class: Labels
     checkpoint: str
     checkpoint_path: str
     training: dict[str, Any]
@@ -81,6 +85,7 @@ class Result:
     command: str | None
     right: NDArray[np.int64] = field(compare=False, repr=False)
     held_out_top1: float
+    dtype: str = "float32"
 
     def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self)
@@ -101,12 +106,12 @@ def score(
 ) -> Score:
     """Compare predictions (D, N) of D draws with labels (N,); without draws D is 1."""
     right = predictions == labels
-    if drawn:
-        top1, interval = float(right.mean()), spread(right.mean(1))
-    else:
-        top1, interval = float(right.mean()), wilson(int(right.sum()), len(labels))
+    top1 = float(right.mean())
+    test_interval = sampling(right.mean(0)) if drawn else wilson(int(right.sum()), len(labels))
+    interval = spread(right.mean(1)) if drawn else test_interval
     per_class = {name: float(right[:, labels == label].mean()) for label, name in enumerate(class_names)}
-    return Score(top1, interval, "draws" if drawn else "wilson", per_class, feature_width, settings)
+    kind: Literal["draws", "wilson"] = "draws" if drawn else "wilson"
+    return Score(top1, interval, kind, per_class, feature_width, settings, test_interval)
 
 
 def write_result(result: Result, path: Path) -> None:

@@ -59,6 +59,22 @@ def test_left_out_the_result_is_named_after_the_measurement(run, photographs):
     ]
 
 
+def test_several_numbers_of_labels_give_a_result_each_and_a_curve(run, photographs, tmp_path):
+    out = tmp_path / "result.json"
+    outcome = invoke(
+        "linear", "--checkpoint", run, "--data", f"imagefolder:{photographs}", "--labels-per-class", "2,20%,all",
+        "--grid", "wide", "--threads", 1, "--out", out,
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.output
+    labels = {file.name: json.loads(file.read_text())["labels_per_class"] for file in tmp_path.glob("*.json")}
+    assert labels == {"result-2-labels.json": 2, "result-20-percent-labels.json": "20%", "result.json": None}
+    lines = outcome.stdout.splitlines()
+    assert lines[-5].split() == ["top-1", "%,", "labels", "a", "class:", "2", "20%", "all", "features"]
+    names = ["result-2-labels.json", "result-20-percent-labels.json", "result.json"]
+    top1s = [json.loads((tmp_path / name).read_text())["top1"] for name in names]
+    assert lines[-4].split()[2:5] == [f"{100 * top1:.1f}" for top1 in top1s]
+
+
 def test_a_run_that_is_not_there_leaves_nothing_behind(tmp_path, photographs):
     line = refused("knn", "--checkpoint", tmp_path / "gone", "--data", f"imagefolder:{photographs}")
     assert str(tmp_path / "gone") in line
@@ -77,7 +93,17 @@ def test_a_device_that_is_not_there_is_refused(run, photographs):
     assert "device 'cuda:99' cannot be used" in line
 
 
-@pytest.mark.parametrize("option", [("--labels-per-class", 0), ("--shift", "colour"), ("--seed", -1), ("--threads", 0)])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--labels-per-class", 0),
+        ("--labels-per-class", "100%"),
+        ("--labels-per-class", "1,few"),
+        ("--shift", "colour"),
+        ("--seed", -1),
+        ("--threads", 0),
+    ],
+)
 def test_a_value_out_of_range_is_a_usage_fault(run, option):
     assert option[0] in refused("linear", "--checkpoint", run, *option, status=2)
 

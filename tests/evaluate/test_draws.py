@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from genrep.evaluate.draws import label_draws, words
+from genrep.evaluate.draws import label_draws, share, words
 from genrep.shards.philox import philox
 
 LABELS = np.array([0, 1, 2, 2, 1, 0, 0, 0, 2, 1, 1, 2])
@@ -44,3 +44,18 @@ def test_every_image_is_as_likely_to_be_drawn():
     labels = np.zeros(20, np.int64)
     counts = np.bincount(label_draws(labels, 5, seed=0, num_draws=2000).ravel())
     assert abs(counts - 500).max() < 5 * (2000 * 0.25 * 0.75) ** 0.5  # five standard deviations of a binomial
+
+
+def test_a_share_takes_so_much_of_each_class_and_at_least_one():
+    labels = np.repeat([0, 1, 2], [200, 40, 3])
+    draws = label_draws(labels, "10%", seed=0)
+    assert draws.shape == (5, 20 + 4 + 1)
+    for rows in draws:
+        assert np.bincount(labels[rows]).tolist() == [20, 4, 1]
+    assert set(label_draws(labels, "1%", seed=0)[0]) < set(draws[0])
+
+
+@pytest.mark.parametrize("text", ["0%", "100%", "10", "-1%"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(ValueError, match="no share such as 10%"):
+        share(text)

@@ -10,6 +10,7 @@ from genrep.evaluate.data import Part, RealData
 from genrep.shards.errors import DataError
 
 PROBES = [LinearProbe(), LinearProbe(2), KnnProbe(), KnnProbe(2)]
+WIDE = LinearProbe(grid="wide")
 
 
 def part_of(images, labels, source, first=0):
@@ -56,9 +57,13 @@ class Remembering(LinearProbe):
 fitted: list = []
 
 
-@pytest.mark.parametrize("labels_per_class", [None, 2])
+@pytest.mark.parametrize(
+    ("labels_per_class", "grid"), [(None, "narrow"), (2, "narrow"), (None, "wide"), ("10%", "wide")]
+)
 @pytest.mark.parametrize("change", ["labels", "images"])
-def test_other_test_data_leave_every_choice_and_every_weight_as_they_are(data, run, tmp_path, labels_per_class, change):
+def test_other_test_data_leave_every_choice_and_every_weight_as_they_are(
+    data, run, tmp_path, labels_per_class, grid, change
+):
     if change == "labels":
         test = dataclasses.replace(
             data.test, labels=np.random.Generator(np.random.PCG64(1)).permutation(data.test.labels)
@@ -68,7 +73,7 @@ def test_other_test_data_leave_every_choice_and_every_weight_as_they_are(data, r
     other = dataclasses.replace(data, test=test, sha256="1" * 64)
     fitted.clear()
     results = [
-        evaluate(run, each, [Remembering(labels_per_class)], cache=tmp_path / name)
+        evaluate(run, each, [Remembering(labels_per_class, grid)], cache=tmp_path / name)
         for each, name in ((data, "one"), (other, "two"))
     ]
     assert settings_of(results[0]) == settings_of(results[1])
@@ -133,6 +138,29 @@ def test_probes_together_give_what_they_give_alone(data, run, tmp_path):
     together = evaluate(run, data, PROBES, cache=tmp_path / "together")
     alone = [evaluate(run, data, [probe], cache=tmp_path / "alone")[0] for probe in PROBES]
     assert together == alone
+
+
+def test_the_wide_grid_tries_every_pooling_and_normalisation_and_reports_the_width_of_one(data, run, tmp_path):
+    [result] = evaluate(run, data, [WIDE], cache=tmp_path)
+    settings = result.score.settings
+    tried = set(zip(settings["pooling_grid"], settings["normalisation_grid"], strict=True))
+    assert tried == {(p, n) for p in ("average", "maximum") for n in ("standardised", "none", "l2")}
+    assert len(settings["held_out_top1"]) == len(settings["weight_decay_grid"]) == 6 * 14
+    best = int(np.argmax(settings["held_out_top1"]))
+    for name in ("pooling", "normalisation", "weight_decay"):
+        assert settings[name] == settings[f"{name}_grid"][best]
+    assert {name: floor.feature_width for name, floor in result.floors.items()} == {
+        "raw pixels": 784,
+        "untrained backbone": 128,
+        "untrained convolution": 1152,
+    }
+    assert set(result.floors["raw pixels"].settings["pooling_grid"]) == {"own"}
+
+
+def test_neighbours_beside_a_wide_grid_are_those_of_the_usual_features(data, run, tmp_path):
+    [alone] = evaluate(run, data, [KnnProbe()], cache=tmp_path / "one")
+    beside = evaluate(run, data, [KnnProbe(), WIDE], cache=tmp_path / "two")[0]
+    assert beside.score == alone.score
 
 
 def features_computed(seen):

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -150,10 +151,84 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(data, tmp_path):
 def test_damaged_kept_features_are_refused_by_name(data, tmp_path, damage):
     encoder = encoder_of(lambda images: images.mean((2, 3)))
     features_of(encoder, data, shift="none", cache=tmp_path, device="cpu", progress=silent)
-    [kept] = tmp_path.rglob("*-test.npy")
+    [kept] = tmp_path.rglob("*-test-00000.npy")
     kept.write_bytes(damage(kept.read_bytes()))
     with pytest.raises(DataError, match=rf"{kept.name}.*remove it"):
         features_of(encoder, data, shift="none", cache=tmp_path, device="cpu", progress=silent)
+
+
+def test_features_are_kept_file_by_file_and_an_interrupted_part_goes_on(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("genrep.evaluate.features.ROWS_PER_FILE", 8)
+    calls = []
+
+    def apply(images):
+        calls.append(len(images))
+        if len(calls) == 4 and not list(tmp_path.rglob("*-00003.npy")) and len(set(calls)) == 2:
+            raise KeyboardInterrupt
+        return images.mean((2, 3))
+
+    def found():
+        return features_of(encoder_of(apply), data, shift="none", cache=tmp_path, device="cpu", progress=silent)
+
+    with pytest.raises(KeyboardInterrupt):  # in the last of the four files of the first part
+        found()
+    assert len(list(tmp_path.rglob("*-fit-*.npy"))) == 3
+    calls.clear()
+    features = found()
+    assert sum(calls) == 6 + 10 + 20
+    images = torch.from_numpy(np.stack(data.fit.read(range(30)))).permute(0, 3, 1, 2) / 255
+    assert torch.allclose(features.fit.features, images.mean((2, 3)))
+
+
+def test_kept_features_stay_within_their_bound_and_the_oldest_go(data, tmp_path, monkeypatch):
+    encoders = [
+        dataclasses.replace(encoder_of(lambda images: images.mean((2, 3))), identity={"stub": n}) for n in range(3)
+    ]
+
+    def keep(encoder):
+        features_of(encoder, data, shift="none", cache=tmp_path, device="cpu", progress=silent)
+        return {file.name for file in tmp_path.rglob("*.npy")}
+
+    first = keep(encoders[0])
+    one = sum(file.stat().st_size for file in tmp_path.rglob("*.npy"))
+    for file in tmp_path.rglob("*.npy"):
+        os.utime(file, (1, 1))
+    monkeypatch.setenv("GENREP_CACHE_GB", str(2.5 * one / 1e9))
+    both = keep(encoders[1])
+    assert first < both
+    keep(encoders[0])  # used again: now the other is the one not used for the longest time
+    for file in tmp_path.rglob("*.npy"):
+        if file.name not in first:
+            os.utime(file, (1, 1))
+    assert first <= keep(encoders[2])
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.npy")) <= 2.5 * one
+
+
+def test_mixed_precision_is_another_cell_of_the_cache_and_close_by(data, run, tmp_path):
+    loaded = load_backbone(run)
+    encoder = backbone_encoder("backbone", loaded, loaded.module, {})
+    plain, mixed = (
+        features_of(
+            encoder, data, shift="none", cache=tmp_path, device="cpu", progress=silent, dtype=dtype
+        ).test.features
+        for dtype in ("float32", "bfloat16")
+    )
+    assert plain.dtype == mixed.dtype == torch.float32
+    assert not torch.equal(plain, mixed)
+    assert (plain - mixed).norm() < 0.05 * plain.norm()
+
+
+def test_poolings_are_the_average_and_the_maximum_of_the_last_map(run):
+    loaded = load_backbone(run)
+    images = grey_images(3)
+    encoder = backbone_encoder("backbone", loaded, loaded.module, {}, pooled=True)
+    features = extract(encoder, part_of(images), shift="none", device="cpu", progress=silent)
+    assert encoder.poolings == ("average", "maximum")
+    module = load_backbone(run).module
+    pixels = torch.from_numpy(np.repeat(images, 3, axis=3)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        maps = module.blocks(torch.relu(module.stem(pixels)))
+    assert torch.allclose(features, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1), atol=1e-4)
 
 
 def test_progress_ends_at_the_number_of_images(data):

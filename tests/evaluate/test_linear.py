@@ -6,18 +6,18 @@ from sklearn.preprocessing import StandardScaler
 
 from genrep.evaluate.draws import label_draws
 from genrep.evaluate.features import Labelled
-from genrep.evaluate.linear import LinearProbe
+from genrep.evaluate.linear import GRIDS, Grid, LinearProbe
 
 NUM_CLASSES = 5
 
 
-def blobs(num_images, *, seed, width=40):
+def blobs(num_images, *, seed, width=40, decades=2.0):
     """Classes that overlap, in features that depend on each other, of very different scales and means."""
     rng = np.random.Generator(np.random.PCG64(seed))
     fixed = np.random.Generator(np.random.PCG64(99))
     centres = fixed.normal(size=(NUM_CLASSES, width))
     mixing = fixed.normal(size=(width, width)) / width**0.5
-    scales = 10 ** fixed.uniform(-2, 2, width)
+    scales = 10 ** fixed.uniform(-decades, decades, width)
     labels = rng.integers(NUM_CLASSES, size=num_images)
     features = ((centres[labels] + rng.normal(0, 3, (num_images, width))) @ mixing + 5) * scales
     return Labelled(torch.from_numpy(features).float(), torch.from_numpy(labels))
@@ -35,6 +35,49 @@ def scikit_learn(fit, rows, test, *, weight_decay):
     model = LogisticRegression(C=1 / (weight_decay * len(chosen)), max_iter=5000, tol=1e-8)
     model.fit(chosen, fit.labels[rows].numpy())
     return model.predict(scaler.transform(test.features.double().numpy()))
+
+
+def scaled_as(name, fit, features):
+    """Features as scikit-learn should see them for one weight decay to mean the same."""
+    from sklearn.preprocessing import normalize
+
+    one, other = (part.features.double().numpy() for part in (fit, features))
+    if name == "l2":
+        one, other = normalize(one), normalize(other)
+    return (other - one.mean(0)) / np.sqrt(one.var(0, ddof=1).mean())
+
+
+@pytest.mark.parametrize("normalisation", ["none", "l2"])
+def test_each_normalisation_of_the_wide_grid_agrees_with_scikit_learn(normalisation, monkeypatch):
+    grid = Grid((normalisation,), GRIDS["wide"].variances)
+    monkeypatch.setitem(GRIDS, "wide", grid)
+    fit, held_out, test = (blobs(count, seed=seed, decades=0.3) for seed, count in enumerate((3000, 1000, 5000)))
+    model = LinearProbe(grid="wide").fit(fit, held_out, num_classes=NUM_CLASSES, seed=0)
+    [ours] = model.predict(test.features).numpy()
+    reference = LogisticRegression(C=1 / (model.settings["weight_decay"] * 3000), max_iter=5000, tol=1e-8)
+    reference.fit(scaled_as(normalisation, fit, fit), fit.labels.numpy())
+    theirs = reference.predict(scaled_as(normalisation, fit, test))
+    labels = test.labels.numpy()
+    assert abs((ours == labels).mean() - (theirs == labels).mean()) < 0.003
+    assert (ours == theirs).mean() > 0.99
+
+
+def test_the_wide_grid_finds_the_view_that_carries_the_classes():
+    fit, held_out, test = blobs(600, seed=0), blobs(300, seed=1), blobs(300, seed=2)
+    rng = torch.Generator().manual_seed(0)
+
+    def poolings(part):
+        noise = torch.randn(part.features.shape, generator=rng)
+        return Labelled(torch.cat([noise, part.features], 1), part.labels, ("noise", "blobs"))
+
+    both = [poolings(part) for part in (fit, held_out, test)]
+    model = LinearProbe(grid="wide").fit(*both[:2], num_classes=NUM_CLASSES, seed=0)
+    assert model.settings["pooling"] == "blobs"
+    alone = LinearProbe(grid="wide").fit(fit, held_out, num_classes=NUM_CLASSES, seed=0)
+    assert torch.equal(model.predict(both[2].features), alone.predict(test.features))
+    by_draw = LinearProbe(20, "wide").fit(*both[:2], num_classes=NUM_CLASSES, seed=0)
+    assert by_draw.settings["pooling"].count("blobs") > 45
+    assert by_draw.predict(both[2].features).shape == (50, 300)
 
 
 def test_it_agrees_with_scikit_learn_within_0_3_points_and_on_nearly_every_image(parts):

@@ -15,8 +15,8 @@ LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 1])
 
 @pytest.fixture
 def result():
-    own = Score(0.7, (0.6, 0.8), "wilson", {"a": 0.5, "b": 0.9}, 128, {"k": 20})
-    floor = Score(0.4, (0.3, 0.5), "wilson", {"a": 0.4, "b": 0.4}, 784, {"k": 20})
+    own = Score(0.7, (0.6, 0.8), "wilson", {"a": 0.5, "b": 0.9}, 128, {"k": 20}, (0.6, 0.8))
+    floor = Score(0.4, (0.3, 0.5), "wilson", {"a": 0.4, "b": 0.4}, 784, {"k": 20}, (0.3, 0.5))
     return Result(
         measure="knn",
         score=own,
@@ -43,6 +43,7 @@ def test_a_score_counts_what_is_right_in_all_and_by_class():
     assert scored.top1 == 6 / 8
     assert scored.per_class == {"a": 2 / 3, "b": 4 / 5}
     assert (scored.interval_kind, scored.interval) == ("wilson", wilson(6, 8))
+    assert scored.test_interval == scored.interval
 
 
 def test_a_score_of_draws_is_their_mean_and_spread():
@@ -53,6 +54,14 @@ def test_a_score_of_draws_is_their_mean_and_spread():
     assert scored.per_class == pytest.approx({"a": 11 / 12, "b": 9 / 20})
     assert scored.interval_kind == "draws"
     assert scored.interval == pytest.approx((0.26875, 0.98125))  # 2.5 % and 97.5 % of the way from 0.25 to 1
+
+
+def test_draws_and_test_images_have_an_interval_each():
+    agreeing = np.tile(np.array([0, 0, 1, 1, 1, 1, 1, 0]), (4, 1))  # four fits, each wrong on the same two images
+    scored = score(agreeing, LABELS, ("a", "b"), feature_width=9, settings={}, drawn=True)
+    assert scored.interval == (0.75, 0.75)
+    half = 1.96 * (0.75 * 0.25 / 7) ** 0.5  # of eight images that are right or wrong
+    assert scored.test_interval == pytest.approx((0.75 - half, 1.0), abs=1e-4)
 
 
 def test_a_result_says_what_was_measured_how_and_on_what(result, tmp_path):
@@ -71,7 +80,7 @@ def test_a_result_says_what_was_measured_how_and_on_what(result, tmp_path):
 
 
 def test_a_score_survives_json():
-    scored = Score(0.7, (0.6, 0.8), "wilson", {"a": 0.5, "b": 0.9}, 128, {"weight_decay": 0.1})
+    scored = Score(0.7, (0.6, 0.8), "wilson", {"a": 0.5, "b": 0.9}, 128, {"weight_decay": 0.1}, (0.6, 0.8))
     assert Score.from_json(json.loads(json.dumps(dataclasses.asdict(scored)))) == scored
 
 
