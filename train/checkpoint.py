@@ -59,12 +59,27 @@ def save_checkpoint(run: Path, step: int, config: TrainConfig, states: dict[str,
         folder.mkdir(exist_ok=True)
     atomic.remove_stale(folder)  # what a killed process was writing
     content = io.BytesIO()
-    torch.save({"format": FORMAT, "step": step, "config": config.to_json(), **states}, content)
+    torch.save(_canonical({"format": FORMAT, "step": step, "config": config.to_json(), **states}, {}), content)
     path = folder / f"step-{step:08d}.pt"
     atomic.write(path, content.getvalue())
     for old in checkpoints(run)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _canonical(value: Any, seen: dict[Any, Any]) -> Any:
+    """The same value with one object for all that is equal.
+
+    A file names an object that comes again instead of repeating it, and which objects are shared differs between a
+    run that was continued and one that was not: their files shall have the same hash.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, dict):
+        return {_canonical(name, seen): _canonical(entry, seen) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(entry, seen) for entry in value]
+    return seen.setdefault((type(value), value), value)
 
 
 def checkpoints(run: Path) -> list[Path]:

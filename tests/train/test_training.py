@@ -136,6 +136,7 @@ def test_a_process_killed_after_a_checkpoint_and_run_again_equals_one_never_kill
     assert metrics_of(killed)[:reached] == before  # times included: it went on from its checkpoint, not from 0
     run_of(labelled_set, whole, batch_size=32, steps=60)
     assert_equal_to_the_bit(killed, whole)
+    assert checkpoints(killed)[-1].read_bytes() == checkpoints(whole)[-1].read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
