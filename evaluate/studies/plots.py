@@ -78,7 +78,8 @@ def _rows(axes: "Axes", analysis: Analysis, measure: str) -> None:
     axes.set_yticks(range(len(analysis.rows)), [found.row.name for found in analysis.rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"top-1 %, {measure}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.16), ncol=3, columnspacing=1, handlelength=1.5)
+    axes.margins(y=0.5 / max(len(analysis.rows), 2))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.3, _below(axes)), ncol=3, columnspacing=1, handlelength=1.5)
 
 
 def _curves(axes: "Axes", analysis: Analysis, measure: str) -> None:
@@ -108,7 +109,12 @@ def _curves(axes: "Axes", analysis: Analysis, measure: str) -> None:
         axes.minorticks_off()
     axes.set_xlabel(analysis.study.x)
     axes.set_ylabel(f"top-1 %, {measure}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncol=2, columnspacing=1)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, _below(axes)), ncol=2, columnspacing=1)
+
+
+def _below(axes: "Axes") -> float:
+    """Half an inch under the axes, where their label ends, in their height."""
+    return -0.5 * axes.figure.dpi / axes.get_window_extent().height
 
 
 def _by_seed(curve: Curve, measure: str) -> list[list[float]]:
