@@ -25,7 +25,7 @@ from PIL import Image
 from genrep.generate.render import to_pixels
 from genrep.shards import codec, fashion_mnist
 from genrep.shards.batch import Batch
-from genrep.shards.layout import FORMAT
+from genrep.shards.layout import FORMAT, ShardSpec
 from genrep.shards.writer import DatasetWriter
 
 MICRO_BATCH, LATENT_DIM = 64, 128
@@ -94,6 +94,12 @@ def photographs(num_pairs: int, size: int) -> np.ndarray:
 
 def genrep(out: Path, images: torch.Tensor, latents: np.ndarray, image_format: str, quality: int | None) -> None:
     """Through the product's own conversion, encoders and writer: hash, sync, table and rename included."""
+    genrep_set(out, images, latents, image_format, quality, shard_size=len(latents))
+
+
+def genrep_set(
+    out: Path, images: torch.Tensor, latents: np.ndarray, image_format: str, quality: int | None, *, shard_size: int
+) -> None:
     num_pairs = len(latents)
     _, channels, height, width = images.shape
     image = {"format": image_format, "quality": quality, "resize": None}
@@ -101,16 +107,16 @@ def genrep(out: Path, images: torch.Tensor, latents: np.ndarray, image_format: s
         "format": FORMAT,
         "kind": "generated",
         "num_samples": num_pairs,
-        "shard_size": num_pairs,
+        "shard_size": shard_size,
         "views": ["gauss"],
         "image": {**image, "height": height, "width": width, "channels": channels},
         "generator": {"name": "bench", "latent_dim": LATENT_DIM, "class_names": []},
     }
     writer = DatasetWriter(out, recipe)
 
-    def batches() -> Iterator[Batch]:
-        for first in range(0, num_pairs, MICRO_BATCH):
-            last = min(first + MICRO_BATCH, num_pairs)
+    def batches(spec: ShardSpec) -> Iterator[Batch]:
+        for first in range(spec.first, spec.first + spec.count, MICRO_BATCH):
+            last = min(first + MICRO_BATCH, spec.first + spec.count)
             pixels = to_pixels(images[2 * first : 2 * last]).contiguous().numpy()
             yield Batch(
                 first,
@@ -120,7 +126,9 @@ def genrep(out: Path, images: torch.Tensor, latents: np.ndarray, image_format: s
                 [{"index": n, "class": None, "views": [{"kind": "gauss", "std": 0.2}]} for n in range(first, last)],
             )
 
-    writer.write_shard(writer.missing_shards()[0], batches(), {})
+    for spec in writer.missing_shards():
+        writer.write_shard(spec, batches(spec), {})
+    writer.finish()
 
 
 def one_picture(image: torch.Tensor) -> Image.Image:

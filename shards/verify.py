@@ -3,7 +3,9 @@
 import json
 import mmap
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import islice, zip_longest
@@ -72,14 +74,13 @@ def verify(
     plan = layout.shards
     faults: list[Fault] = []
     facts: dict[ShardSpec, ShardFacts] = {}
-    for spec in plan:
-        if wanted is None or spec.name in wanted:
-            found, shard_faults = check_shard(folder, spec, layout, deep=deep)
-            faults += shard_faults
-            if found is not None:
-                facts[spec] = found
-            if progress is not None:
-                progress(spec.count)
+    specs = [spec for spec in plan if wanted is None or spec.name in wanted]
+    for spec, (found, shard_faults) in _checked(folder, specs, layout, deep=deep):
+        faults += shard_faults
+        if found is not None:
+            facts[spec] = found
+        if progress is not None:
+            progress(spec.count)
     planned = {spec.name for spec in plan}
     strangers = sorted(path.name for path in folder.glob("shard-*.tar") if path.name not in planned)
     faults += [Fault(name, "", "", "is no shard of this recipe: remove it") for name in strangers]
@@ -106,6 +107,25 @@ def check_shard(
     except DataError as error:
         return None, [Fault(spec.name, "", "", str(error)), *_faults_without_table(path, spec, layout)]
     return table.facts, listed(_faults_of_shard(path, spec, layout, table, deep=deep), spec)
+
+
+def _checked(
+    folder: Location, specs: list[ShardSpec], layout: SetLayout, *, deep: bool
+) -> Iterator[tuple[ShardSpec, tuple[ShardFacts | None, list[Fault]]]]:
+    """``check_shard`` of each in order, as many at once as there are cores: hashes and decoders run side by side."""
+    cores = len(os.sched_getaffinity(0)) if isinstance(folder, Path) else 1
+    running: deque[tuple[ShardSpec, Future[tuple[ShardFacts | None, list[Fault]]]]] = deque()
+    with ThreadPoolExecutor(cores) as threads:
+        try:
+            for spec in specs:
+                running.append((spec, threads.submit(check_shard, folder, spec, layout, deep=deep)))
+                if len(running) > cores:  # no more results wait than a set of any size may have
+                    first, future = running.popleft()
+                    yield first, future.result()
+            for first, future in running:
+                yield first, future.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def listed(faults: Iterator[Fault], spec: ShardSpec) -> list[Fault]:
