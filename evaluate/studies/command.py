@@ -283,6 +283,7 @@ def _study(
     from genrep.evaluate.studies.runner import run
     from genrep.evaluate.studies.runner import start as start_process
     from genrep.shards import atomic
+    from genrep.shards.errors import DataError
 
     if parameters and engine != "slurm":
         raise click.UsageError("--slurm is for --engine slurm, which was not asked for")
@@ -304,6 +305,8 @@ def _study(
             if not quiet:
                 for warning in study.warnings(records):
                     click.echo(f"warning: {warning}", err=True)
+            if only_report and not any(cell in records for cell in study.cells(records)):
+                raise DataError(f"{records.folder} holds no finished cell of this study: leave out --report to do some")
             with atomic.reported(out):
                 out.mkdir(parents=True, exist_ok=True)
 
