@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genrep.evaluate.audit_command import views
 from genrep.evaluate.fidelity_command import fidelity
 from genrep.shards.cli import Group
 from genrep.shards.errors import DataError
@@ -107,6 +108,7 @@ def main() -> None:
 
 
 main.add_command(fidelity)
+main.add_command(views)
 
 
 @main.command()

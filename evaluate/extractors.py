@@ -53,8 +53,8 @@ def open_extractor(
         loaded = load_backbone(checkpoint)
         encoder = backbone_encoder("backbone", loaded, loaded.module, {"checkpoint": loaded.sha256})
         return Extractor(encoder, f"the encoder {checkpoint}", _warning(f"features of the encoder {checkpoint}"))
-    title = "an untrained convolution"
-    return Extractor(untrained_convolution(side), title, _warning(f"features of {title}, which learned nothing"))
+    title = "an untrained convolution, which learned nothing"
+    return Extractor(untrained_convolution(side), title, _warning(f"features of {title}"))
 
 
 def _warning(of_what: str) -> str:
