@@ -125,7 +125,7 @@ def test_a_class_that_is_missing_crosses_its_threshold(tmp_path):
 
 
 def test_a_set_without_labels_is_audited_by_the_probe_alone(tmp_path):
-    found, evidence = audited(planted(tmp_path / "set", labels=None), data=real_patches())
+    found, _evidence = audited(planted(tmp_path / "set", labels=None), data=real_patches())
     assert (found.anchors[0].given, found.anchors[0].agreement) == (None, None)
     assert found.anchors[0].predicted == {"dark": 0.5, "light": 0.5}
     labelled, _ = audited(planted(tmp_path / "labelled"), data=real_patches())
@@ -137,7 +137,7 @@ def test_sets_with_the_same_anchors_share_their_anchors_audit(tmp_path):
     def other_anchors(images, labels):
         return 255 - images
 
-    found, evidence = audited(
+    found, _evidence = audited(
         planted(tmp_path / "a"), planted(tmp_path / "b"), planted(tmp_path / "c", change=other_anchors)
     )
     assert [each.anchors for each in found.sets] == [0, 0, 1]
@@ -151,10 +151,17 @@ def test_nothing_is_crossed_without_real_images_where_views_move(tmp_path):
     assert not crossed(found, Thresholds())
 
 
-def test_views_added_to_another_set_and_few_samples_are_refused(tmp_path):
+def test_few_samples_are_refused(tmp_path):
     few = ShardDataset(write_planted(tmp_path / "few", np.zeros((9, 2, 12, 12, 1), np.uint8)))
     with pytest.raises(DataError, match="set 0 has 9 samples: at least 10 are needed"):
         audited(few)
+
+
+def test_views_added_to_another_set_are_refused(tmp_path):
+    dataset = planted(tmp_path / "set")
+    dataset.has_anchors = False
+    with pytest.raises(DataError, match="set 0 holds views that were added to another set: name a set with anchors"):
+        audited(dataset)
 
 
 def test_the_page_needs_nothing_else_and_names_are_text_in_it(tmp_path):
@@ -179,5 +186,5 @@ def test_the_page_of_sets_with_real_images_shows_both(tmp_path):
     found, evidence = audited(dataset, data=data)
     page = audit_page(found, evidence, {"set 0": dataset}, data, thresholds=Thresholds(), crossed=[]).decode()
     assert "No threshold is crossed." in page
-    assert page.count("training image ") == 8  # one of each of the nearest pairs
+    assert page.count("<figcaption>training image ") == 8  # one of each of the nearest pairs
     assert audit_table(found).splitlines()[-1] == "the probe is right on 100.0 % of held-out real images"
