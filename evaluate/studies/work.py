@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -208,15 +209,20 @@ def run(command: str, *, held: int) -> None:
     program, *arguments = shlex.split(command)
     path = Path(sys.executable).parent / program
     found = str(path) if path.exists() else shutil.which(program) or program
-    ended = subprocess.run(
-        [found, *arguments, "--quiet"], check=False, pass_fds=[held], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    if ended.returncode:
-        words = ended.stderr.decode(errors="replace").strip().splitlines() or [f"status {ended.returncode}"]
+    words = [found, *arguments, "--quiet"]
+    with subprocess.Popen(words, pass_fds=[held], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            _, errors = process.communicate()
+        except BaseException:
+            process.terminate()  # a training leaves a checkpoint
+            raise
+    if process.returncode:
+        words = errors.decode(errors="replace").strip().splitlines() or [f"status {process.returncode}"]
         raise DataError(f"{command}: {words[-1].removeprefix('Error: ')}")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         do(Order.from_json(sys.stdin.read()))
     except DataError as error:

@@ -119,3 +119,20 @@ def test_a_cell_that_fails_is_named_at_the_end_and_stops_no_other(study, tmp_pat
     monkeypatch.delenv("FAIL")
     do(study, tmp_path, pretender)
     assert len(numbers(tmp_path)) == 10
+
+
+def test_a_cell_that_is_ended_ends_what_it_runs(tmp_path):
+    program, pid = tmp_path / "program", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 1000\n")
+    program.chmod(0o755)
+    code = (
+        "import os; from genrep.evaluate.studies import work; work.Order.from_json = lambda text: None; "
+        f"work.do = lambda order: work.run('{program}', held=os.open(os.devnull, os.O_RDONLY)); work.main()"
+    )
+    cell = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
+    while not pid.exists():
+        time.sleep(0.01)
+    cell.terminate()
+    assert cell.wait(timeout=60) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
