@@ -1,7 +1,7 @@
 """An audit of views before they are trained on: how far they move, whether the class survives, copies, balance."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from genrep.evaluate.audit_record import AnchorAudit, Audit, RealAudit, SetAudit, Spread, ViewAudit
 from genrep.evaluate.data import RealData
 from genrep.evaluate.extractors import Extractor
 from genrep.evaluate.features import Labelled, Progress
@@ -21,154 +22,9 @@ from genrep.shards.errors import DataError
 from genrep.shards.manifest import manifest_sha256
 from genrep.shards.reader import ShardDataset
 
-FORMAT = "genrep-audit/1"
 LEAST = 10  # samples
 CUT = 0.25  # of the median distance to the nearest real image: nearer ones are near duplicates, or copies
 PROBE_IMAGES = 10_000
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What is crossed is told, and sets the exit status; shares are fractions.
-
-    Attributes:
-        min_survival: Of views that keep the class of their anchor.
-        min_move: Of each view's median distance from its anchor, in distances between unrelated anchors.
-        max_duplicates: Of anchors with a near duplicate, more than among real images.
-        max_copies: Of anchors that are near a training image, more than of held-out real images.
-        min_class: Of every class among the anchors, in shares of that class among real images.
-    """
-
-    min_survival: float = 0.5
-    min_move: float = 0.05
-    max_duplicates: float = 0.01
-    max_copies: float = 0.01
-    min_class: float = 0.2
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The 10 %, 50 % and 90 % points of some values."""
-
-    low: float
-    median: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ViewAudit:
-    """One view column of a set. Feature distances are Euclidean, of features scaled to unit length: 0 to 2.
-
-    Attributes:
-        image: k of view k.
-        kind: As the recipe names it.
-        latent: Euclidean distance from the view's latent to the anchor's; None without latents.
-        latent_relative: The same in lengths of the anchor's latent, the median.
-        latent_cosine: Of the two latents.
-        feature: Distance from the view to its anchor.
-        feature_move: Its median over the median distance between unrelated anchors: 1 is another sample.
-        survival: Share of views whose predicted class is that of their anchor; None without real data.
-    """
-
-    image: int
-    kind: str
-    latent: Spread | None
-    latent_relative: float | None
-    latent_cosine: Spread | None
-    feature: Spread
-    feature_move: float
-    survival: Estimate | None
-
-
-@dataclass(frozen=True)
-class AnchorAudit:
-    """Anchors, which several sets may share.
-
-    Attributes:
-        sets: Names of the sets that have them.
-        nearest: Distance from an anchor to the nearest other one.
-        duplicates: Share with another anchor nearer than the cut.
-        nearest_real: Distance to the nearest real training image; this and the next three None without real data.
-        copies: Share with a training image nearer than the cut.
-        nearer_to_training: Share that is nearer to m training images than to m held-out ones: half, unless the
-            generator was trained on the ones and remembers them.
-        chance: Share of views that would keep the class if they were other anchors.
-        predicted: Share of each class by the probe.
-        given: Share of each class by the labels of the whole set; None without labels.
-        agreement: Share whose prediction is the label, where the classes are those of the real data.
-    """
-
-    sets: tuple[str, ...]
-    nearest: Spread
-    duplicates: Estimate
-    nearest_real: Spread | None
-    copies: Estimate | None
-    nearer_to_training: Estimate | None
-    chance: float | None
-    predicted: dict[str, float] | None
-    given: dict[str, float] | None
-    agreement: Estimate | None
-
-
-@dataclass(frozen=True)
-class RealAudit:
-    """The same of real images, as floors.
-
-    Attributes:
-        num_training: Training images among which copies are looked for.
-        num_compared: m of ``nearer_to_training``.
-        probe: Share of held-out images that the probe gets right; its weight decay was chosen on them.
-        nearest: Distance to the nearest other one among as many training images as there are anchors.
-        nearest_real: Distance from a held-out image to the nearest training image.
-        classes: Share of each class among the training images.
-    """
-
-    name: str
-    sha256: str
-    num_training: int
-    num_held_out: int
-    num_compared: int
-    probe: Estimate
-    nearest: Spread
-    duplicates: Estimate
-    nearest_real: Spread
-    copies: Estimate
-    classes: dict[str, float]
-
-
-@dataclass(frozen=True)
-class SetAudit:
-    """One set; ``anchors`` is the place of its anchors among those of the audit."""
-
-    name: str
-    manifest_sha256: str
-    std: float | None
-    anchors: int
-    views: list[ViewAudit]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What was found.
-
-    Attributes:
-        num_images: n, samples of each set.
-        duplicate_cut, copy_cut: Feature distances below which two anchors are near duplicates, an anchor a copy.
-    """
-
-    num_images: int
-    features: str
-    width: int
-    seed: int
-    duplicate_cut: float
-    copy_cut: float | None
-    real: RealAudit | None
-    anchors: list[AnchorAudit]
-    sets: list[SetAudit]
-
-    def to_json(self) -> dict[str, Any]:
-        unit = f"shares: fractions of {self.num_images} samples of a set; feature distances: of unit features, 0 to 2"
-        return {"format": FORMAT, "measure": "views", "unit": unit, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -306,54 +162,6 @@ def audit(
         held_out=None if floor is None else floor.held_out,
         training_rows=None if real is None else real.rows,
     )
-
-
-def crossed(found: Audit, thresholds: Thresholds) -> list[str]:
-    """A line for each threshold that is crossed, with both values."""
-    lines = []
-    for each in found.sets:
-        for view in each.views:
-            name = f"{each.name}, view {view.image} ({view.kind})"
-            if view.survival is not None and view.survival.value < thresholds.min_survival:
-                lines.append(
-                    f"{name}: the class survives in {view.survival.value:.1%} of samples, less than "
-                    f"{thresholds.min_survival:.1%}: take a smaller sigma"
-                )
-            if view.feature_move < thresholds.min_move:
-                lines.append(
-                    f"{name}: views lie {view.feature_move:.3f} of the distance between unrelated anchors from their "
-                    f"anchor, less than {thresholds.min_move:g}: take a larger sigma"
-                )
-    for anchors in found.anchors:
-        name = f"anchors of {', '.join(anchors.sets)}"
-        lines += _crossed_by_anchors(name, anchors, found.real, thresholds)
-    return lines
-
-
-def _crossed_by_anchors(name: str, anchors: AnchorAudit, real: RealAudit | None, thresholds: Thresholds) -> list[str]:
-    lines = []
-    floor, beside = 0.0, ""
-    if real is not None:
-        floor, beside = real.duplicates.value, f" ({real.duplicates.value:.1%} of real images)"
-    if anchors.duplicates.value - floor > thresholds.max_duplicates:
-        lines.append(
-            f"{name}: {anchors.duplicates.value:.1%} have a near duplicate{beside}, more than "
-            f"{thresholds.max_duplicates:.1%} above that: the generator repeats itself"
-        )
-    if real is None or anchors.copies is None or anchors.predicted is None:
-        return lines
-    if anchors.copies.value - real.copies.value > thresholds.max_copies:
-        lines.append(
-            f"{name}: {anchors.copies.value:.1%} are near a training image ({real.copies.value:.1%} of held-out "
-            f"images), more than {thresholds.max_copies:.1%} above that: the generator copies"
-        )
-    for label, part in anchors.predicted.items():
-        if part < thresholds.min_class * real.classes[label]:
-            lines.append(
-                f"{name}: class {label!r} is {part:.1%} of them and {real.classes[label]:.1%} of real images, less "
-                f"than {thresholds.min_class:g} of its share"
-            )
-    return lines
 
 
 @dataclass(frozen=True)

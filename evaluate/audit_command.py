@@ -1,7 +1,5 @@
 """genrep-evaluate views: an audit of views before an encoder is trained on them."""
 
-import math
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,26 +7,21 @@ from typing import Any
 
 import click
 
-from genrep.evaluate.fidelity_command import CHECKPOINT, DEVICE, SEED, THREADS
+from genrep.evaluate.cli import (
+    DEVICE,
+    FEATURES_OF,
+    SEED,
+    THREADS,
+    Numbers,
+    check_writable,
+    present_device,
+    stages_bar,
+    use_threads,
+)
 from genrep.shards.cli import LOCATION, Command, faults_in_one_line, interruptible, key_values
 from genrep.shards.location import Location
 
 PAGE, RECORD, SETS = "audit.html", "audit.json", "sets"
-
-
-class StrengthsType(click.ParamType):
-    """``0.1,0.2`` -> (0.1, 0.2)."""
-
-    name = "S,S,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        try:
-            stds = tuple(dict.fromkeys(float(word) for word in value.split(",")))
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers such as 0.1,0.2", param, ctx)
-        if not all(0 <= std < math.inf for std in stds):
-            self.fail(f"{value!r} holds a strength that is not a number from 0", param, ctx)
-        return stds
 
 
 SHARE = click.FloatRange(0, 1)
@@ -40,10 +33,10 @@ SHARE = click.FloatRange(0, 1)
 )
 @click.option("--generator", help="In place of --shards: generate small sets of its views, as genrep-generate would.")
 @click.option("--views", "kinds", help="Of --generator, as for genrep-generate.  [default: gauss]")
-@click.option("--std", "stds", type=StrengthsType(), help="A set for each of these sigmas.  [default: the generator's]")
+@click.option("--std", "stds", type=Numbers(float), help="A set for each of these sigmas.  [default: the generator's]")
 @click.option("--weights", type=click.Path(path_type=Path), help="Of --generator.")
 @click.option("--generator-arg", "arguments", multiple=True, metavar="KEY=VALUE", help="Of --generator.")
-@CHECKPOINT
+@FEATURES_OF
 @click.option(
     "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist, imagefolder:PATH, or none."
 )
@@ -135,26 +128,23 @@ def views(
     if not generator and (kinds or stds or weights or arguments):
         raise click.UsageError("--views, --std, --weights and --generator-arg are of a --generator: name one")
     pairs = key_values(arguments)
-    with interruptible(out), faults_in_one_line():
-        from genrep.evaluate import command
-
+    with interruptible(), faults_in_one_line():
         record, page = out / RECORD, out / PAGE
-        command._check_writable(record)
-        import torch
-
-        from genrep.evaluate.audit import Thresholds, audit, crossed
+        check_writable(record)
+        from genrep.evaluate.audit import audit
         from genrep.evaluate.audit_page import audit_page, audit_table
         from genrep.evaluate.audit_sets import generate_sets, named
+        from genrep.evaluate.audit_thresholds import Thresholds, crossed
         from genrep.evaluate.data import open_data
         from genrep.evaluate.extractors import open_extractor
         from genrep.evaluate.fidelity import write_json
         from genrep.shards import atomic
         from genrep.shards.reader import ShardDataset
 
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        device = command._device(device)
+        use_threads(threads)
+        device = present_device(device)
         data = None if data_name == "none" else open_data(data_name)
-        with command._progress(quiet=quiet) as progress:
+        with stages_bar(quiet=quiet) as progress:
             found: dict[str, Any] = named(folders)
             if generator:
                 found = generate_sets(

@@ -2,17 +2,19 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrep.evaluate.audit import Audit, Evidence, Thresholds
+from genrep.evaluate.audit import Evidence
+from genrep.evaluate.audit_record import Audit
+from genrep.evaluate.audit_thresholds import Thresholds
 from genrep.evaluate.data import RealData
 from genrep.evaluate.fidelity import Estimate
 from genrep.evaluate.neighbours import Nearest
 from genrep.shards.codec import encode
+from genrep.shards.frame import fill_page
 from genrep.shards.preview import chosen
 from genrep.shards.reader import ShardDataset
 
@@ -33,14 +35,12 @@ def audit_page(
     command: str | None = None,
 ) -> bytes:
     """The page; names of classes and sets are text in it, never markup."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "within": _within, "distance": "{:.3f}".format}
     datasets = list(sets.values())
     firsts = [next(number for number, each in enumerate(found.sets) if each.anchors == g) for g in _groups(found)]
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
-    page = template.render(
+    return fill_page(
+        __package__,
+        TEMPLATE,
+        filters={"percent": _percent, "within": _within, "distance": "{:.3f}".format},
         found=found,
         thresholds=thresholds,
         crossed=crossed,
@@ -54,7 +54,6 @@ def audit_page(
         balances=[_balance(found, group) for group in _groups(found)],
         is_small=max(datasets[0].image_shape) <= 64,
     )
-    return page.encode()
 
 
 def audit_table(found: Audit) -> str:

@@ -1,25 +1,21 @@
 """genrep-evaluate: from a checkpoint and real images to numbers."""
 
-import os
 import re
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from genrep.evaluate.audit_command import views
+from genrep.evaluate.cli import DATA, DEVICE, QUIET, THREADS, check_writable, present_device, stages_bar, use_threads
 from genrep.evaluate.fidelity_command import fidelity
-from genrep.shards.cli import Group
-from genrep.shards.errors import DataError
+from genrep.shards.cli import Group, faults_in_one_line, interruptible
 
 if TYPE_CHECKING:
     from genrep.evaluate.draws import Labels
-    from genrep.evaluate.features import Progress
 
 CHECKPOINT: dict[str, Any] = {
     "type": click.Path(path_type=Path),
@@ -46,9 +42,7 @@ class LabelsType(click.ParamType):
 
 
 OPTIONS = [
-    click.option(
-        "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
-    ),
+    DATA,
     click.option(
         "--labels-per-class",
         type=LabelsType(),
@@ -81,11 +75,9 @@ OPTIONS = [
         type=click.Choice(["float32", "float16", "bfloat16"]),
         help="What networks compute in, by mixed precision.  [default: float16 on a GPU, else float32]",
     ),
-    click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if there is one, else cpu]"),
-    click.option(
-        "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: the cores it may use]"
-    ),
-    click.option("--quiet", is_flag=True, help="Only errors."),
+    DEVICE,
+    THREADS,
+    QUIET,
 ]
 
 
@@ -178,11 +170,8 @@ def _measure(
     quiet: bool,
     probe_settings: dict[str, Any] | None = None,
 ) -> None:
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     settings = probe_settings or {}
-    try:
-        import torch
-
+    with interruptible(), faults_in_one_line():
         from genrep.evaluate.data import open_data
         from genrep.evaluate.evaluation import PROBES, evaluate
         from genrep.evaluate.result import write_result
@@ -199,10 +188,10 @@ def _measure(
             for labels in labels_per_class
         ]
         for path in outs:
-            _check_writable(path)
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        with _progress(quiet=quiet) as progress:
-            name = _device(device)
+            check_writable(path)
+        use_threads(threads)
+        with stages_bar(quiet=quiet) as progress:
+            name = present_device(device)
             results = evaluate(
                 checkpoint,
                 open_data(data_name),
@@ -217,12 +206,6 @@ def _measure(
             )
         for result, path in zip(results, outs, strict=True):
             write_result(result, path)
-    except DataError as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        raise click.ClickException("interrupted; run the same command to continue") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     if not quiet:
         for result, path in zip(results, outs, strict=True):
             click.echo(f"{table(result)}\nwritten to {path}")
@@ -248,10 +231,7 @@ def _follow(
         raise click.UsageError("--follow computes in float32 and keeps no features: leave out --cache and --dtype")
     if len(labels_per_class) > 1:
         raise click.UsageError("--follow measures with one number of labels: name one --labels-per-class")
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        import torch
-
+    with interruptible(), faults_in_one_line():
         from genrep.evaluate.data import open_data
         from genrep.evaluate.evaluation import check_labels
         from genrep.evaluate.follow import follow
@@ -261,13 +241,13 @@ def _follow(
         settings = {"labels_per_class": labels_per_class[0], "shift": shift, "seed": seed}
         named = _named("follow-knn", run, data_name, **settings)
         out = out or run / "evaluation" / f"{named.stem}.jsonl"  # the run may not be there yet
-        _check_writable(out)
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        check_writable(out)
+        use_threads(threads)
         data, probe = open_data(data_name), KnnProbe(labels_per_class[0])
         check_labels([probe], data)
         if not checkpoints(run) and not quiet:
             click.echo(f"{run} has no checkpoint yet: waiting for it", err=True)
-        with _progress(quiet=quiet) as progress:
+        with stages_bar(quiet=quiet) as progress:
             lines = follow(
                 run,
                 data,
@@ -275,7 +255,7 @@ def _follow(
                 out,
                 shift=shift,
                 seed=seed,
-                device=_device(device),
+                device=present_device(device),
                 progress=progress,
                 command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
             )
@@ -286,12 +266,6 @@ def _follow(
                         f"step {line['step']}: top-1 {line['top1']:.1%} ({low:.1%} to {high:.1%}) of "
                         f"{len(data.held_out.labels):,} held-out images"
                     )
-    except DataError as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        raise click.ClickException("interrupted; run the same command to go on") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     if not quiet:
         click.echo(f"{run} is finished; written to {out}")
 
@@ -300,7 +274,7 @@ def _named(
     measure: str, checkpoint: Path, data_name: str, *, labels_per_class: "Labels", shift: str, seed: int
 ) -> Path:
     """Where a result goes unless the user says: a name for each measurement, in the folder of the run."""
-    from genrep.evaluate.foreign import file_of, run_folder
+    from genrep.evaluate.encoders import file_of, run_folder
 
     kind, _, place = data_name.partition(":")
     words = [measure, kind]
@@ -319,54 +293,6 @@ def _labels_word(labels: "Labels") -> list[str]:
 def _one_of(out: Path, labels: "Labels") -> Path:
     """Of several results that are to lie at ``out``: ``result.json`` for all labels, ``result-10-labels.json``."""
     return out.with_name("-".join([out.stem, *_labels_word(labels)]) + out.suffix)
-
-
-def _check_writable(path: Path) -> None:
-    """See, before the work, that a file can be made there."""
-    if path.is_dir():
-        raise DataError(f"--out {path} is a folder: name a file in it, such as {path / 'result.json'}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    effective = os.access in os.supports_effective_ids
-    if not (folder.is_dir() and os.access(folder, os.W_OK, effective_ids=effective)):
-        raise DataError(f"nothing can be written into {folder}: choose another --out")
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _device(name: str | None) -> str:
-    """The device to use, seen to be there."""
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"device {name!r} cannot be used ({reason}): use --device cpu, or one of this machine"
-        ) from error
-    return name
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator["Progress"]:
-    """A bar on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(disable=quiet or not sys.stderr.isatty(), leave=False) as bar:
-        current = ""
-
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal current
-            if what != current:
-                current = what
-                bar.reset(total)
-                bar.set_description(what)
-            bar.update(done - bar.n)
-
-        yield show
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.evaluate.data import RealData
+from genrep.evaluate.encoders import load_encoder, run_folder
 from genrep.evaluate.features import Encoder, Features, Progress, backbone_encoder, features_of, key_of
 from genrep.evaluate.floors import floors
-from genrep.evaluate.foreign import load_encoder, run_folder
 from genrep.evaluate.knn import KnnProbe
 from genrep.evaluate.linear import LinearProbe
 from genrep.evaluate.result import Result, Score, score
@@ -48,7 +48,7 @@ def evaluate(
 
     Args:
         checkpoint: A run's folder (its last checkpoint), a checkpoint file, or an encoder of others, as
-            :func:`~genrep.evaluate.foreign.load_encoder` takes it.
+            :func:`~genrep.evaluate.encoders.load_encoder` takes it.
         data: Of :func:`genrep.evaluate.data.open_data`.
         shift: ``affine``: all images under fixed random affine maps, those to fit on and those to test on.
         seed: Of the label draws.

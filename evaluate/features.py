@@ -90,7 +90,7 @@ def backbone_encoder(
     """
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     mean, std = torch.tensor(backbone.mean).view(3, 1, 1), torch.tensor(backbone.std).view(3, 1, 1)
-    last = _last_map(module) if pooled else None
+    last = _last_map(module, crop=backbone.image_size) if pooled else None
 
     def apply(images: torch.Tensor) -> torch.Tensor:
         normalised = (images - mean.to(images.device)) / std.to(images.device)  # makes three channels of one
@@ -123,9 +123,16 @@ def backbone_encoder(
     )
 
 
-def _last_map(module: nn.Module) -> nn.Module | None:
-    """The layer whose maps are averaged to features: of our tiny ResNet or torchvision's; None in other networks."""
-    return next((getattr(module, name) for name in ("blocks", "layer4") if hasattr(module, name)), None)
+def _last_map(module: nn.Module, *, crop: int) -> nn.Module | None:
+    """The layer whose maps are averaged to features, as in our tiny ResNet and torchvision's; None without one."""
+    last = next((getattr(module, name) for name in ("blocks", "layer4") if hasattr(module, name)), None)
+    if last is None:
+        return None
+    maps: list[torch.Tensor] = []
+    with torch.inference_mode(), last.register_forward_hook(lambda layer, inputs, output: maps.append(output)):
+        features = module(torch.rand(2, 3, crop, crop, generator=torch.Generator().manual_seed(0)))
+    is_average = maps[0].ndim == 4 and maps[0].shape[:2] == features.shape
+    return last if is_average and torch.allclose(maps[0].mean((2, 3)), features, rtol=1e-3, atol=1e-5) else None
 
 
 def features_of(

@@ -1,6 +1,5 @@
 """genrep-evaluate fidelity: how near the images of a set are to real ones."""
 
-import os
 import re
 import shlex
 import sys
@@ -9,29 +8,27 @@ from typing import Any
 
 import click
 
+from genrep.evaluate.cli import (
+    DATA,
+    DEVICE,
+    FEATURES_OF,
+    QUIET,
+    SEED,
+    THREADS,
+    check_writable,
+    present_device,
+    stages_bar,
+    use_threads,
+)
 from genrep.shards.cli import LOCATION, Command, faults_in_one_line, interruptible
 from genrep.shards.errors import DataError
 from genrep.shards.location import Location
-
-CHECKPOINT = click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Run or checkpoint whose features are used.  [default: an untrained convolution, and it says so]",
-)
-DATA = click.option(
-    "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
-)
-SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all draws.")
-DEVICE = click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if there is one, else cpu]")
-THREADS = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: the cores it may use]"
-)
 
 
 @click.command(cls=Command)
 @click.option("--shards", type=LOCATION, required=True, help="The set.")
 @click.option("--image", default="anchor", show_default=True, help="Which image of a sample: anchor, view1, view2, ...")
-@CHECKPOINT
+@FEATURES_OF
 @click.option(
     "--extractor",
     help="In place of --checkpoint: inception-v3-compat (FID and KID as in papers) or vgg16 of torch-fidelity, or "
@@ -65,7 +62,7 @@ THREADS = click.option(
 )
 @DEVICE
 @THREADS
-@click.option("--quiet", is_flag=True, help="Only errors.")
+@QUIET
 def fidelity(
     *,
     shards: Location,
@@ -100,12 +97,8 @@ def fidelity(
     if extractor_weights and not extractor:
         raise click.UsageError("--extractor-weights are those of an --extractor: name it")
     out = out or _named(shards, checkpoint, image)
-    with interruptible(out), faults_in_one_line():
-        from genrep.evaluate import command
-
-        command._check_writable(out)
-        import torch
-
+    with interruptible(), faults_in_one_line():
+        check_writable(out)
         from genrep.evaluate.data import open_data
         from genrep.evaluate.extractors import open_extractor
         from genrep.evaluate.fidelity import (
@@ -118,8 +111,8 @@ def fidelity(
         from genrep.evaluate.sources import part_of
         from genrep.shards.reader import ShardDataset
 
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        device = command._device(device)
+        use_threads(threads)
+        device = present_device(device)
         dataset = ShardDataset(shards)
         if real is None:
             data = open_data(data_name)
@@ -133,7 +126,7 @@ def fidelity(
             side=min(dataset.image_shape),
             device=device,
         )
-        with command._progress(quiet=quiet) as progress:
+        with stages_bar(quiet=quiet) as progress:
             result = measure_fidelity(
                 dataset,
                 str(shards),

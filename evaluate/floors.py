@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from genrep.evaluate.encoders import TORCHSCRIPT, build
 from genrep.evaluate.features import Encoder, backbone_encoder
-from genrep.evaluate.foreign import TORCHSCRIPT, build
 from genrep.train.checkpoint import LoadedBackbone
 
 SEED = 0  # of the untrained weights

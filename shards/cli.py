@@ -73,14 +73,16 @@ def faults_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(out: Location) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM end the command in one line; what is finished lies in ``out``."""
-    signal.signal(signal.SIGTERM, _interrupt)
+def interruptible(out: Location | None = None) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the command in one line; finished shards, where it makes some, lie in ``out``."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        where = f" (finished shards are in {out})" if out.exists() else ""
+        where = f" (finished shards are in {out})" if out is not None and out.exists() else ""
         raise click.ClickException(f"interrupted{where}; run the same command to continue") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from genrep.shards.codec import encode
 from genrep.shards.distance import distances, measured
+from genrep.shards.frame import fill_page
 from genrep.shards.info import class_balance, describe
 from genrep.shards.preview import chosen, panel_columns, row_titles, view_columns
 from genrep.shards.reader import ShardDataset
@@ -32,8 +32,6 @@ def preview_page(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = Fa
     Raises:
         DataError: If panels need views that the set does not hold, or a sample is damaged.
     """
-    from jinja2 import Environment, StrictUndefined
-
     told = describe(dataset.folder)
     if "subset" in dataset.recipe:  # what is told of its parent's samples is told of its own
         told["totals"] |= {"samples": len(dataset), "images": len(dataset) * dataset.num_images}
@@ -52,10 +50,9 @@ def preview_page(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = Fa
             for number, column in enumerate(columns)
         ]
         rows.append({"title": name, "position": position, "figures": figures})
-    text = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(text)
-    page = template.render(
+    return fill_page(
+        __package__,
+        TEMPLATE,
         title=title(dataset.manifest) + (f": {len(dataset):,} of them" if "subset" in dataset.recipe else ""),
         origin=origin(dataset.manifest).replace("\n", " ").replace("`", ""),
         facts=_facts(told),
@@ -68,7 +65,6 @@ def preview_page(dataset: ShardDataset, *, num_rows: int = 10, panels: bool = Fa
         recipe=json.dumps(_cut(told["recipe"]), indent=2, ensure_ascii=False),
         environments=[json.dumps(entry["environment"], ensure_ascii=False) for entry in told["environments"]],
     )
-    return page.encode()
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

@@ -59,7 +59,8 @@ def test_the_first_commands_of_the_readme_run_one_after_another(tmp_path):
 def test_the_example_generator_keeps_the_protocol_and_generates(tmp_path):
     text = (ROOT / "docs/generators.md").read_text()
     (tmp_path / "rings.py").write_text(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1])
-    checked, generated = (run(line, tmp_path) for line in commands(text)[:2])
+    own = [line for line in commands(text) if " rings:factory" in line]
+    checked, generated = (run(line, tmp_path) for line in own[:2])
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert generated.returncode == 0, generated.stderr
     assert (tmp_path / "rings-set" / "manifest.json").exists()

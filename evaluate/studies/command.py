@@ -1,6 +1,5 @@
 """genrep-study: questions of the paper, each one command."""
 
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genrep.shards.cli import Group, faults_in_one_line, key_values
+from genrep.evaluate.cli import DATA, QUIET, Numbers, present_device
+from genrep.shards.cli import Group, faults_in_one_line, interruptible, key_values
 
 TABLES = ("imagenet", "conditional", "cars", "figure6", "sigma", "pool", "mix")
 
@@ -18,25 +18,6 @@ if TYPE_CHECKING:
     from genrep.evaluate.studies.record import Records
     from genrep.evaluate.studies.slurm import Cluster
     from genrep.evaluate.studies.study import Study
-
-
-class _Numbers(click.ParamType):
-    """Numbers joined by commas, each above 0, in growing order."""
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self.name = "numbers"
-        self._kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(sorted({self._kind(word) for word in value.split(",")}))
-        except ValueError:
-            numbers = ()
-        if not numbers or numbers[0] <= 0:
-            self.fail(f"{value!r} is not a list of numbers above 0 joined by commas", param, ctx)
-        return numbers
 
 
 POSITIVE = click.IntRange(min=1)
@@ -71,9 +52,7 @@ OPTIONS = [
     click.option("--samples", type=POSITIVE, default=20_000, show_default=True, help="Anchors of a set."),
     click.option("--seeds", type=POSITIVE, metavar="N", help="At most so many a row.  [default: of the study]"),
     click.option("--images", type=click.IntRange(min=4), default=512, show_default=True, help="Of an update."),
-    click.option(
-        "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
-    ),
+    DATA,
     click.option(
         "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N, for training and probes of every cell."
     ),
@@ -83,14 +62,12 @@ OPTIONS = [
         help="Print cells, seconds and bytes, of finished cells or a few minutes' measurement.",
     ),
     click.option("--report", "only_report", is_flag=True, help="Report the cells that are there; do none."),
-    click.option("--quiet", is_flag=True, help="Only errors."),
+    QUIET,
 ]
-STDS = click.option(
-    "--std", "stds", type=_Numbers(float), help="Strengths without classes.  [default: 0.1,0.2,0.5,1,2]"
-)
-CLASS_STDS = click.option("--class-std", "class_stds", type=_Numbers(float), help="With classes.  [default: 0.2,0.5,1]")
+STDS = click.option("--std", "stds", type=Numbers(float), help="Strengths without classes.  [default: 0.1,0.2,0.5,1,2]")
+CLASS_STDS = click.option("--class-std", "class_stds", type=Numbers(float), help="With classes.  [default: 0.2,0.5,1]")
 SIZES = click.option(
-    "--n", "sizes", type=_Numbers(int), help="Numbers of samples.  [default: 256,1024,4096,16384,65536]"
+    "--n", "sizes", type=Numbers(int), help="Numbers of samples.  [default: 256,1024,4096,16384,65536]"
 )
 
 
@@ -289,53 +266,47 @@ def _study(
         raise click.UsageError("--slurm is for --engine slurm, which was not asked for")
     if dry_run and only_report:
         raise click.UsageError("--dry-run tells what is to be done, --report what was: give one of them")
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = Scale(**{option: value for option, value in scale.items() if value is not None})
     study = (STUDIES[made] if isinstance(made, str) else made)(chosen)
     results = results or out
     records = Records(results, data=data_name)
-    try:
-        with faults_in_one_line():
-            _check(study, chosen, data_name)
-            if engine == "local" and not only_report:
-                _check_device(device)
-            if dry_run:
-                click.echo(_plan(study, records, out=out, data=data_name, jobs=jobs, device=device))
-                return
-            if not quiet:
-                for warning in study.warnings(records):
-                    click.echo(f"warning: {warning}", err=True)
-            if only_report and not any(cell in records for cell in study.cells(records)):
-                raise DataError(f"{records.folder} holds no finished cell of this study: leave out --report to do some")
-            with atomic.reported(out):
-                out.mkdir(parents=True, exist_ok=True)
+    with interruptible(), faults_in_one_line():
+        _check(study, chosen, data_name)
+        if engine == "local" and not only_report:
+            present_device(device)
+        if dry_run:
+            click.echo(_plan(study, records, out=out, data=data_name, jobs=jobs, device=device))
+            return
+        if not quiet:
+            for warning in study.warnings(records):
+                click.echo(f"warning: {warning}", err=True)
+        if only_report and not any(cell in records for cell in study.cells(records)):
+            raise DataError(f"{records.folder} holds no finished cell of this study: leave out --report to do some")
+        with atomic.reported(out):
+            out.mkdir(parents=True, exist_ok=True)
 
-            def on_done(cell: "Cell", left: int) -> None:
-                if not quiet:
-                    click.echo(f"{cell.name}: done, {left} left", err=True)
-
-            try:
-                if not only_report:
-                    start = _cluster(out, parameters).start if engine == "slurm" else start_process
-                    run(
-                        study,
-                        records,
-                        out=out,
-                        results=results,
-                        data=data_name,
-                        jobs=jobs,
-                        device=device,
-                        on_done=on_done,
-                        start=start,
-                    )
-            finally:  # also of a study that was interrupted
-                text = write_report(analyse(study, records), results / study.name, scale=_scale(chosen))
+        def on_done(cell: "Cell", left: int) -> None:
             if not quiet:
-                click.echo(f"{text}\nwritten to {results / study.name}: report.html, tables and plots")
-    except KeyboardInterrupt:
-        raise click.ClickException("interrupted; run the same command to continue") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+                click.echo(f"{cell.name}: done, {left} left", err=True)
+
+        try:
+            if not only_report:
+                start = _cluster(out, parameters).start if engine == "slurm" else start_process
+                run(
+                    study,
+                    records,
+                    out=out,
+                    results=results,
+                    data=data_name,
+                    jobs=jobs,
+                    device=device,
+                    on_done=on_done,
+                    start=start,
+                )
+        finally:  # also of a study that was interrupted
+            text = write_report(analyse(study, records), results / study.name, scale=_scale(chosen))
+        if not quiet:
+            click.echo(f"{text}\nwritten to {results / study.name}: report.html, tables and plots")
 
 
 def _cluster(out: Path, parameters: tuple[str, ...]) -> "Cluster":
@@ -358,18 +329,6 @@ def _check(study: "Study", scale: "Scale", data: str) -> None:
             f"an update takes {largest} samples and the smallest set has {fewest}: use --images {most} or less"
         )
     open_data(data)
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    from genrep.shards.errors import DataError
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"device {name!r} cannot be used ({reason}): use one of this machine") from error
 
 
 def _scale(scale: "Scale") -> str:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from genrep.evaluate.studies.table import (
     unfinished,
 )
 from genrep.shards import atomic
+from genrep.shards.frame import fill_page
 
 TEMPLATE = "report.html"
 
@@ -54,13 +54,12 @@ def write_report(analysis: Analysis, folder: Path, *, scale: str) -> str:
 
 def page(analysis: Analysis, pictures: list[Plot], *, scale: str) -> bytes:
     """The page; whatever records say of themselves is text in it, never markup."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    text = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     numbers = {found.row.name: anchor for anchor, found in _anchored(analysis)}
-    rendered = environment.from_string(text).render(
+    return fill_page(
+        __package__,
+        TEMPLATE,
         title=analysis.study.title,
         name=analysis.study.name,
         question=analysis.study.question,
@@ -110,7 +109,6 @@ def page(analysis: Analysis, pictures: list[Plot], *, scale: str) -> bytes:
             for measure, found in curve.growth.items()
         ],
     )
-    return rendered.encode()
 
 
 def _anchored(analysis: Analysis) -> list[tuple[str, RowFound]]:

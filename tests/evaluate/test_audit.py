@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from planted_sets import patches, real_patches, write_planted
 
-from genrep.evaluate.audit import Thresholds, audit, crossed
+from genrep.evaluate.audit import audit
 from genrep.evaluate.audit_page import audit_page, audit_table
+from genrep.evaluate.audit_thresholds import Thresholds, crossed
 from genrep.evaluate.extractors import open_extractor
 from genrep.shards.errors import DataError
 from genrep.shards.reader import ShardDataset

@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from genrep.evaluate.data import Part, RealData
 from genrep.evaluate.features import Encoder, backbone_encoder, extract, features_of, prepare
@@ -229,6 +230,21 @@ def test_poolings_are_the_average_and_the_maximum_of_the_last_map(run):
     with torch.no_grad():
         maps = module.blocks(torch.relu(module.stem(pixels)))
     assert torch.allclose(features, torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("blocks", [nn.Flatten(2), nn.Identity()])
+def test_a_network_whose_blocks_are_no_maps_that_it_averages_has_its_own_features_alone(run, blocks):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = blocks  # tokens, as of a transformer; or maps that are averaged only after a nonlinearity
+
+        def forward(self, images):
+            return self.blocks(images).flatten(2).square().mean(2)
+
+    encoder = backbone_encoder("other", load_backbone(run), Other(), {}, pooled=True)
+    assert encoder.poolings == ("own",)
+    assert extract(encoder, part_of(grey_images(3)), shift="none", device="cpu", progress=silent).shape == (3, 3)
 
 
 def test_progress_ends_at_the_number_of_images(data):

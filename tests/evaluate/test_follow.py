@@ -123,7 +123,7 @@ def test_ctrl_c_ends_it_in_one_line(run, photographs):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "Error: interrupted; run the same command to go on\n"
+    assert process.communicate(timeout=60)[1] == "Error: interrupted; run the same command to continue\n"
     assert process.returncode == 1
 
 

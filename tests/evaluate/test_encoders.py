@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from genrep.evaluate import KnnProbe, LinearProbe, evaluate, open_data
+from genrep.evaluate.encoders import file_of, load_encoder, run_folder
 from genrep.evaluate.features import backbone_encoder, extract
-from genrep.evaluate.foreign import file_of, load_encoder, run_folder
 from genrep.shards.errors import DataError
 from genrep.train.backbones import build_backbone
 

@@ -1,0 +1,111 @@
+"""What the commands of the evaluator share: options, the device, a bar, a look at where the result will lie."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genrep.shards.errors import DataError
+
+if TYPE_CHECKING:
+    from genrep.evaluate.features import Progress
+
+
+class Numbers(click.ParamType):
+    """Numbers joined by commas, each above 0, in growing order."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(sorted({self._kind(word) for word in value.split(",")}))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(0 < number < math.inf for number in numbers):
+            self.fail(f"{value!r} is not a list of numbers above 0 joined by commas", param, ctx)
+        return numbers
+
+
+DATA = click.option(
+    "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
+)
+FEATURES_OF = click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Run or checkpoint whose features are used.  [default: an untrained convolution, and it says so]",
+)
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all draws.")
+DEVICE = click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda if there is one, else cpu]")
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: the cores it may use]"
+)
+QUIET = click.option("--quiet", is_flag=True, help="Only errors.")
+
+
+def use_threads(threads: int | None) -> None:
+    """Have torch use so many; left out: as many as the cores this process may use."""
+    import torch
+
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def present_device(name: str | None) -> str:
+    """The device to use, seen to be there; left out: a GPU if there is one.
+
+    Raises:
+        DataError: If torch cannot use it.
+    """
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"device {name!r} cannot be used ({reason}): use --device cpu, or one of this machine"
+        ) from error
+    return name
+
+
+def check_writable(path: Path) -> None:
+    """See, before the work, that a file can be made there.
+
+    Raises:
+        DataError: If not.
+    """
+    if path.is_dir():
+        raise DataError(f"--out {path} is a folder: name a file in it, such as {path / 'result.json'}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    effective = os.access in os.supports_effective_ids
+    if not (folder.is_dir() and os.access(folder, os.W_OK, effective_ids=effective)):
+        raise DataError(f"nothing can be written into {folder}: choose another --out")
+
+
+@contextmanager
+def stages_bar(*, quiet: bool) -> Iterator["Progress"]:
+    """A bar on a terminal, which begins anew with every stage of the work."""
+    from tqdm import tqdm
+
+    with tqdm(disable=quiet or not sys.stderr.isatty(), leave=False) as bar:
+        current = ""
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal current
+            if what != current:
+                current = what
+                bar.reset(total)
+                bar.set_description(what)
+            bar.update(done - bar.n)
+
+        yield show
