@@ -37,7 +37,11 @@ class Numbers(click.ParamType):
 
 
 DATA = click.option(
-    "--data", "data_name", default="fashion-mnist", show_default=True, help="fashion-mnist or imagefolder:PATH."
+    "--data",
+    "data_name",
+    default="fashion-mnist",
+    show_default=True,
+    help="fashion-mnist, imagefolder:PATH, torchvision:NAME:ROOT, wds:TRAIN,TEST or hf:ID.",
 )
 FEATURES_OF = click.option(
     "--checkpoint",
