@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genrep.evaluate.audit_command import views
-from genrep.evaluate.cli import DATA, DEVICE, QUIET, THREADS, check_writable, present_device, stages_bar, use_threads
+from genrep.evaluate.cli import (
+    DATA,
+    DEVICE,
+    QUIET,
+    THREADS,
+    Numbers,
+    check_writable,
+    present_device,
+    stages_bar,
+    use_threads,
+)
 from genrep.evaluate.fidelity_command import fidelity
 from genrep.shards.cli import Group, faults_in_one_line, interruptible
 
@@ -112,18 +122,47 @@ main.add_command(views)
     show_default=True,
     help="narrow: 5 weight decays, standardised features.  wide: 14 x 3 normalisations x poolings of the last map.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["regression", "genrep"]),
+    default="regression",
+    show_default=True,
+    help="genrep: the paper's own, SGD on random crops; last epoch, and best epoch on the test images beside it.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Of --protocol genrep.  [default: 100]")
+@click.option("--learning-rates", type=Numbers(float), help="Of --protocol genrep, a batch.  [default: 0.06,0.3,1]")
+@click.option("--probe-seeds", type=click.IntRange(min=1), help="Of --protocol genrep, layers a rate.  [default: 3]")
 @_options
-def linear(*, grid: str, **options: Any) -> None:
+def linear(
+    *,
+    grid: str,
+    protocol: str,
+    epochs: int | None,
+    learning_rates: tuple[float, ...] | None,
+    probe_seeds: int | None,
+    **options: Any,
+) -> None:
     """Linear probe: logistic regression on frozen features.
 
-    Its settings are chosen on held-out training images; the test images are read once.
+    Its settings are chosen on held-out training images; the test images are read once. It is a convex problem: no seed
+    of a probe plays a part in it, but for the draws of few labels, of which it takes 50.
 
     \b
     Examples:
       genrep-evaluate linear --checkpoint runs/gauss --data fashion-mnist --labels-per-class 10 --out result.json
       genrep-evaluate linear --checkpoint runs/gauss --labels-per-class 1,10,100,1%,10%,all --grid wide
+      genrep-evaluate linear --checkpoint runs/gauss --protocol genrep
     """
-    _measure("linear", probe_settings={"grid": grid}, **options)
+    given = {"epochs": epochs, "learning_rates": learning_rates, "num_seeds": probe_seeds}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if protocol == "genrep":
+        if (options["labels_per_class"], options["shift"], grid) != ((None,), "none", "narrow"):
+            raise click.UsageError("--protocol genrep has no --labels-per-class, --shift or --grid: leave them out")
+        _measure_by_protocol(settings, **options)
+    elif settings:
+        raise click.UsageError("--epochs, --learning-rates and --probe-seeds belong to --protocol genrep")
+    else:
+        _measure("linear", probe_settings={"grid": grid}, **options)
 
 
 @main.command()
@@ -211,6 +250,47 @@ def _measure(
             click.echo(f"{table(result)}\nwritten to {path}")
         if len(results) > 1:
             click.echo(f"\n{curve(results)}")
+
+
+def _measure_by_protocol(
+    settings: dict[str, Any],
+    *,
+    checkpoint: Path,
+    data_name: str,
+    out: Path | None,
+    seed: int,
+    cache: Path | None,
+    dtype: str | None,
+    device: str | None,
+    threads: int | None,
+    quiet: bool,
+    **unused: Any,
+) -> None:
+    with interruptible(), faults_in_one_line():
+        from genrep.evaluate.data import open_data
+        from genrep.evaluate.protocol import Protocol, evaluate_by_protocol
+        from genrep.evaluate.result import write_result
+        from genrep.evaluate.table import protocol_table
+
+        out = out or _named("linear-genrep", checkpoint, data_name, labels_per_class=None, shift="none", seed=seed)
+        check_writable(out)
+        use_threads(threads)
+        with stages_bar(quiet=quiet) as progress:
+            name = present_device(device)
+            result = evaluate_by_protocol(
+                checkpoint,
+                open_data(data_name),
+                Protocol(**settings),
+                seed=seed,
+                cache=cache,
+                device=name,
+                dtype=dtype or ("float32" if name == "cpu" else "float16"),
+                progress=progress,
+                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+            )
+        write_result(result, out)
+    if not quiet:
+        click.echo(f"{protocol_table(result)}\nwritten to {out}")
 
 
 def _follow(

@@ -1,24 +1,23 @@
 """The whole measurement: features of the checkpoint and of the floors, probes on both, test labels last."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrep.evaluate.data import RealData
 from genrep.evaluate.encoders import load_encoder, run_folder
-from genrep.evaluate.features import Encoder, Features, Progress, backbone_encoder, features_of, key_of
+from genrep.evaluate.features import PARTS, Encoder, Features, Progress, backbone_encoder, features_of, key_of
 from genrep.evaluate.floors import floors
 from genrep.evaluate.knn import KnnProbe
 from genrep.evaluate.linear import LinearProbe
-from genrep.evaluate.result import Result, Score, score
+from genrep.evaluate.result import Result, Score, read_score, score, write_score
 from genrep.evaluate.shift import Shift
-from genrep.shards import atomic
 from genrep.shards.errors import DataError
+from genrep.train.checkpoint import LoadedBackbone
 
 Probe = LinearProbe | KnnProbe
 PROBES: dict[str, type[Probe]] = {"linear": LinearProbe, "knn": KnnProbe}
@@ -88,34 +87,40 @@ def evaluate(
         files = [cache / "floors" / f"{_key(floor, probe, data, shift, seed, dtype)}.json" for probe in probes]
         missing = [number for number, file in enumerate(files) if not file.exists()]
         for number, new in zip(missing, scores_of(floor, [probes[number] for number in missing]), strict=True):
-            _write_score(files[number], new.score)
-        floor_scores[floor.name] = [_read_score(file) for file in files]
+            write_score(new.score, files[number])
+        floor_scores[floor.name] = [read_score(file) for file in files]
     return [
-        Result(
+        result_of(
+            loaded,
+            data,
             measure=probe.name,
             score=measured[number].score,
-            right=measured[number].right,
-            held_out_top1=measured[number].held_out_top1,
             floors={name: of_floor[number] for name, of_floor in floor_scores.items()},
-            data=data.name,
-            data_sha256=data.sha256,
-            num_images={
-                "fit": len(data.fit.labels),
-                "held_out": len(data.held_out.labels),
-                "test": len(data.test.labels),
-            },
             shift=shift,
             seed=seed,
             labels_per_class=probe.labels_per_class,
-            checkpoint=loaded.sha256,
             checkpoint_path=str(checkpoint),
-            training=loaded.config,
-            recipe=loaded.config.get("recipe_sha256"),
             command=command,
+            right=measured[number].right,
+            held_out_top1=measured[number].held_out_top1,
             dtype=dtype,
         )
         for number, probe in enumerate(probes)
     ]
+
+
+def result_of(loaded: LoadedBackbone, data: RealData, **measured: Any) -> Result:
+    """A result with what checkpoint and data say of themselves; ``measured`` holds the other fields."""
+    num_images = {part: len(getattr(data, part).labels) for part in PARTS}
+    return Result(
+        data=data.name,
+        data_sha256=data.sha256,
+        num_images=num_images,
+        checkpoint=loaded.sha256,
+        training=loaded.config,
+        recipe=loaded.config.get("recipe_sha256"),
+        **measured,
+    )
 
 
 def check_labels(probes: Sequence[Probe], data: RealData) -> None:
@@ -151,16 +156,3 @@ def _key(floor: Encoder, probe: Probe, data: RealData, shift: Shift, seed: int, 
     settings = dataclasses.asdict(probe)
     of_draws = [] if probe.labels_per_class is None else [seed]  # all labels: any seed
     return key_of(floor.identity, data.sha256, shift, dtype, probe.name, settings, of_draws)
-
-
-def _write_score(path: Path, score: Score) -> None:
-    with atomic.reported(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, json.dumps(dataclasses.asdict(score), allow_nan=False).encode())
-
-
-def _read_score(path: Path) -> Score:
-    try:
-        return Score.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({error!r}): remove it to measure this floor again") from error

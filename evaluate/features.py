@@ -206,7 +206,7 @@ def extract(
     num_images = len(part.labels)
     rows = range(num_images) if rows is None else rows
     batches = []
-    with torch.inference_mode(), _precision(device, dtype):
+    with torch.inference_mode(), precision(device, dtype):
         for first in range(rows.start, rows.stop, encoder.batch):
             some = range(first, min(first + encoder.batch, rows.stop))
             maps = draw_affine_maps(part.source, part.positions[some.start : some.stop]) if shift == "affine" else None
@@ -222,7 +222,8 @@ def extract(
     return torch.cat(batches)
 
 
-def _precision(device: str, dtype: str) -> torch.autocast:
+def precision(device: str, dtype: str) -> torch.autocast:
+    """Automatic mixed precision in ``dtype``; none where it is float32."""
     kind = torch.device(device).type
     return torch.autocast(kind, getattr(torch, dtype) if dtype != "float32" else None, enabled=dtype != "float32")
 

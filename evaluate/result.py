@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from genrep.evaluate.draws import Labels
 from genrep.evaluate.interval import Interval, sampling, spread, wilson
 from genrep.shards import atomic
+from genrep.shards.errors import DataError
 
 FORMAT = "genrep-result/1"
 
@@ -22,7 +23,8 @@ class Score:
 
     Attributes:
         top1: Fraction of test images whose class is right; the mean over draws if there are several.
-        interval: 95 %: of the test sample (``wilson``), or where the middle 95 % of draws lie (``draws``).
+        interval: 95 %: of the test sample (``wilson``), or where the middle 95 % of draws lie (``draws``);
+            of the test sample of several fits (``sampling``).
         per_class: Class name -> fraction.
         feature_width: F.
         settings: Chosen or fixed.
@@ -31,7 +33,7 @@ class Score:
 
     top1: float
     interval: Interval
-    interval_kind: Literal["wilson", "draws"]
+    interval_kind: Literal["wilson", "draws", "sampling"]
     per_class: dict[str, float]
     feature_width: int
     settings: dict[str, Any]
@@ -48,7 +50,7 @@ class Result:
     """One measurement; :func:`write_result` turns it into a ``result.json``.
 
     Attributes:
-        measure: ``linear`` or ``knn``.
+        measure: ``linear``, ``linear-genrep`` or ``knn``.
         score: Of the trained encoder.
         floors: Name -> score, of encoders that learned nothing.
         data: Name of the data set, as in ``--data``.
@@ -92,7 +94,8 @@ class Result:
         del fields["right"], fields["held_out_top1"]
         score = fields.pop("score")
         unit = f"fraction of {self.num_images['test']} test images"
-        return {"format": FORMAT, "measure": fields.pop("measure"), "unit": unit, **score, **fields}
+        mean = {"mean_per_class": sum(self.score.per_class.values()) / len(self.score.per_class)}
+        return {"format": FORMAT, "measure": fields.pop("measure"), "unit": unit, **score, **mean, **fields}
 
 
 def score(
@@ -125,3 +128,26 @@ def write_result(result: Result, path: Path) -> None:
     with atomic.reported(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, text.encode() + b"\n")
+
+
+def write_score(score: Score, path: Path) -> None:
+    """Keep a floor's score.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    with atomic.reported(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, json.dumps(dataclasses.asdict(score), allow_nan=False).encode())
+
+
+def read_score(path: Path) -> Score:
+    """A floor's score that was kept.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    try:
+        return Score.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error!r}): remove it to measure this floor again") from error

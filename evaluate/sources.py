@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genrep.evaluate.data import Images, Part, RealData
+from genrep.evaluate.data import Images, Part, RealData, Rows
 from genrep.evaluate.draws import words
 from genrep.evaluate.features import Encoder, Progress, extract
 from genrep.shards.reader import ShardDataset
@@ -27,10 +27,8 @@ def drawn(num_images: int, count: int, *, seed: int, skip: int = 0) -> NDArray[n
 def rows_of(part: Part, rows: NDArray[np.int64]) -> Part:
     """These rows of a part, ascending."""
 
-    def read(chosen: range) -> Images:
-        wanted = rows[chosen.start : chosen.stop]
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)  # neighbours are read at once
-        return [image for run in runs if len(run) for image in part.read(range(int(run[0]), int(run[-1]) + 1))]
+    def read(chosen: Rows) -> Images:
+        return part.read(rows[np.asarray(chosen)])
 
     return replace(part, positions=part.positions[rows], labels=part.labels[rows], read=read)
 
@@ -44,8 +42,8 @@ def part_of(data: RealData, name: str) -> Part:
 def set_part(dataset: ShardDataset, image: int, positions: NDArray[np.int64]) -> Part:
     """One image of each of these samples: 0 the anchor, k its view k."""
 
-    def read(rows: range) -> Images:
-        chosen = positions[rows.start : rows.stop]
+    def read(rows: Rows) -> Images:
+        chosen = positions[np.asarray(rows)]
         out = np.empty((1, len(chosen), *dataset.image_shape, dataset.channels), np.uint8)
         dataset.images_into(chosen.tolist(), np.full((1, len(chosen)), image), out)
         return list(out[0])
@@ -65,7 +63,7 @@ def features(encoder: Encoder, part: Part, *, channels: int, device: str, progre
         DataError: If an image is damaged or a feature is not finite.
     """
 
-    def read(rows: range) -> Images:
+    def read(rows: Rows) -> Images:
         images = part.read(rows)
         return [np.repeat(image, channels, axis=2) if image.shape[2] < channels else image for image in images]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from genrep.evaluate.result import Result, Score
 
-TITLES = {"linear": "linear probe", "knn": "20-NN"}
+TITLES = {"linear": "linear probe", "linear-genrep": "linear probe by the paper's protocol", "knn": "20-NN"}
 
 
 def table(result: Result) -> str:
@@ -15,12 +15,38 @@ def table(result: Result) -> str:
     drawn = result.labels_per_class is not None
     rows = [["", "top-1 %", *(["95 % of draws"] if drawn else []), "95 %, test images", "features"]]
     rows += [_row(name, score, drawn=drawn) for name, score in _scores(result).items()]
-    winners = [
+    return "\n".join([_title(result), *_aligned(rows), *_winners(result)])
+
+
+def protocol_table(result: Result) -> str:
+    """As :func:`table`, for the paper's protocol: last epoch and best epoch side by side, under their names."""
+    rows = [["top-1 %", "last epoch", "its seeds", "95 %, test images", "best epoch on test images", "lr", "features"]]
+    for name, score in _scores(result).items():
+        settings = score.settings
+        seeds = [100 * top1 for top1 in settings["last_epoch_top1_by_seed"]]
+        low, high = score.test_interval
+        rows.append(
+            [
+                name,
+                f"{100 * score.top1:.1f}",
+                f"{min(seeds):.1f} to {max(seeds):.1f}",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{100 * settings['best_epoch_top1']:.1f} (epoch {settings['best_epoch']})",
+                f"{settings['learning_rate']:g}",
+                str(score.feature_width),
+            ]
+        )
+    epochs = result.score.settings["epochs"]
+    note = "The paper's authors report the best epoch on the images they test on; the last epoch is the honest number."
+    return "\n".join([f"{_title(result)}, {epochs} epochs", *_aligned(rows), *_winners(result), note])
+
+
+def _winners(result: Result) -> list[str]:
+    return [
         f"{name} wins by {100 * (floor.top1 - result.score.top1):.1f} points: this number does not show learning"
         for name, floor in result.floors.items()
         if floor.top1 >= result.score.top1
     ]
-    return "\n".join([_title(result), *_aligned(rows), *winners])
 
 
 def curve(results: Sequence[Result]) -> str:

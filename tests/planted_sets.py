@@ -57,7 +57,7 @@ def real_patches(seed=1, *, num_fit=80, num_held_out=40, side=12, refuse_test=Tr
 
         def read(rows):
             assert source == "train" or not refuse_test, "test images were read"
-            return list(images[rows.start : rows.stop])
+            return list(images[np.asarray(rows)])
 
         return Part(source, np.arange(count), labels, read)
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from genrep.evaluate.data.part import Images, Part, RealData, Source
+from genrep.evaluate.data.part import Images, Part, RealData, Rows, Source
 from genrep.shards.errors import DataError
 
-__all__ = ["FORMS", "Images", "Part", "RealData", "Source", "open_data"]
+__all__ = ["FORMS", "Images", "Part", "RealData", "Rows", "Source", "open_data"]
 
 FORMS = "fashion-mnist, imagefolder:PATH, torchvision:NAME:ROOT, wds:TRAIN,TEST or hf:ID"
 

@@ -23,7 +23,7 @@ def open_fashion_mnist() -> RealData:
         digest.update(images.tobytes())
         digest.update(labels.tobytes())
         positions = np.arange(first, first + len(labels))
-        return Part(source, positions, labels, lambda rows: list(images[rows.start : rows.stop, ..., None]))
+        return Part(source, positions, labels, lambda rows: list(images[np.asarray(rows), ..., None]))
 
     fit = part("learn", "train")
     held_out = part("held-out", "train", first=len(fit.labels))

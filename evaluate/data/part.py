@@ -20,6 +20,7 @@ from genrep.shards.errors import DataError
 
 Source = Literal["train", "test"]
 Images = list[NDArray[np.uint8]]
+Rows = range | NDArray[np.int64]
 
 HELD_OUT = 0.1  # of each class, where a data set names no held-out part itself
 SIDE = 32  # px: what the floors see of photographs
@@ -35,13 +36,13 @@ class Part:
         source: The split it was taken from.
         positions: int64 (N,), of each image in that split; with ``source`` they key its random shift.
         labels: int64 (N,), classes 0..C-1.
-        read: Images uint8 (H, W, C) of a range of rows, C in {1, 3}.
+        read: Images uint8 (H, W, C) of some rows, C in {1, 3}.
     """
 
     source: Source
     positions: NDArray[np.int64]
     labels: NDArray[np.int64]
-    read: Callable[[range], Images]
+    read: Callable[[Rows], Images]
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def real_data(
             raise DataError(f"{name}: class {lonely!r} has no image {what} (one of each class is held out): add some")
 
     def part(source: Source, split: Split, positions: NDArray[np.int64]) -> Part:
-        def read(rows: range) -> Images:
-            return split.read(positions[rows.start : rows.stop])
+        def read(rows: Rows) -> Images:
+            return split.read(positions[np.asarray(rows)])
 
         return Part(source, positions, split.labels[positions], read)
 

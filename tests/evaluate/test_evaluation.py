@@ -14,9 +14,7 @@ WIDE = LinearProbe(grid="wide")
 
 
 def part_of(images, labels, source, first=0):
-    return Part(
-        source, first + np.arange(len(labels)), labels, lambda rows: list(images[rows.start : rows.stop, ..., None])
-    )
+    return Part(source, first + np.arange(len(labels)), labels, lambda rows: list(images[np.asarray(rows), ..., None]))
 
 
 @pytest.fixture
