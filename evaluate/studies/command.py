@@ -347,6 +347,7 @@ def _plan(study: "Study", records: "Records", *, out: Path, data: str, jobs: int
     each = sum(cost.cells.values()) / max(len(cost.cells), 1)
     lines = [f"{study.name}: {study.question}"]
     lines += [f"set   {seconds:7.0f} s  {name}" for name, seconds in cost.sets.items()]
+    lines += [f"once  {cost.floors:7.0f} s  floors"] if cost.floors else []
     lines += [f"cell  {seconds:7.0f} s  {name}" for name, seconds in cost.cells.items()]
     lines += [
         f"up to {later * each:7.0f} s  {later} cells of rows whose setting is chosen when their candidates are done"

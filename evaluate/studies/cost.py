@@ -8,6 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
+from genrep.evaluate import open_data
+from genrep.evaluate.data import Part, RealData
+from genrep.evaluate.sources import rows_of
 from genrep.evaluate.studies.cell import RUNS, SETS, Cell, Setting
 from genrep.evaluate.studies.record import Records
 from genrep.evaluate.studies.study import Study
@@ -16,6 +21,7 @@ from genrep.shards import atomic
 from genrep.shards.errors import DataError
 
 FILE = "cost.json"
+ENOUGH = 8000  # images to fit on, to measure how long probes take
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Rates:
         update_image_s: An update, an image of its batch.
         start_s: Of a command, before its first image.
         probes_s: All probes of an encoder, once the floors are known.
+        floors_s: All probes of all floors, once for a folder.
         run_bytes: A run on disk.
     """
 
@@ -36,6 +43,7 @@ class Rates:
     update_image_s: float
     start_s: float
     probes_s: float
+    floors_s: float
     run_bytes: int
 
 
@@ -46,17 +54,19 @@ class Cost:
     Attributes:
         sets: Name of a missing set -> seconds.
         cells: Name of a missing cell -> seconds.
+        floors: Seconds of their probes, if they are still to be done.
         set_bytes, run_bytes: They will take on disk.
     """
 
     sets: dict[str, float]
     cells: dict[str, float]
+    floors: float
     set_bytes: int
     run_bytes: int
 
     def seconds(self, jobs: int) -> float:
         """With so many cells at once."""
-        return (sum(self.sets.values()) + sum(self.cells.values())) / jobs
+        return self.floors + (sum(self.sets.values()) + sum(self.cells.values())) / jobs
 
 
 def predict(cells: Sequence[Cell], records: Records, rates: Rates, *, out: Path) -> Cost:
@@ -75,6 +85,7 @@ def predict(cells: Sequence[Cell], records: Records, rates: Rates, *, out: Path)
             )
             for cell in missing
         },
+        floors=rates.floors_s if missing and not (out / CACHE / "floors").exists() else 0,
         set_bytes=round(sum(rates.image_bytes * source.num_images for source in lacking)),
         run_bytes=rates.run_bytes * len(missing),
     )
@@ -125,7 +136,7 @@ def from_finished(study: Study, records: Records, rates: Rates) -> Rates:
 
 
 def measure(setting: Setting, *, out: Path, data: str, device: str) -> Rates:
-    """A small set, a few updates and all probes of one encoder; the floors are measured for good on the way."""
+    """A small set, a few updates, and all probes of one encoder and of the floors on some of the images."""
     source = replace(setting.source, samples=2048)
     some = Cell(replace(setting, source=source, samples=2048, steps=11), 0)
     tiny = replace(source, samples=64)
@@ -142,10 +153,12 @@ def measure(setting: Setting, *, out: Path, data: str, device: str) -> Rates:
             seconds[what] = time.monotonic() - began
         lines = (folder / RUNS / some.name / "metrics.jsonl").read_text().splitlines()
         image_s = median(1 / json.loads(line)["images_per_s"] for line in lines[1:])  # the first also warms up
-        measured(Order(some, folder, folder, data, device), cache=out / CACHE)
-        began = time.monotonic()
-        measured(Order(some, folder, folder, data, device), cache=out / CACHE)
-        probes = time.monotonic() - began
+        order, thin, share = Order(some, folder, folder, data, device), *_thinned(open_data(data))
+        durations = []
+        for _ in range(2):  # the second time the floors are known
+            began = time.monotonic()
+            measured(order, cache=folder / CACHE, data=thin)
+            durations.append((time.monotonic() - began) / share)
         files = [file.stat().st_size for file in (folder / SETS / source.name).rglob("*") if file.is_file()]
         run_files = [file.stat().st_size for file in (folder / RUNS / some.name).rglob("*") if file.is_file()]
     images = source.num_images - tiny.num_images
@@ -154,6 +167,20 @@ def measure(setting: Setting, *, out: Path, data: str, device: str) -> Rates:
         image_bytes=sum(files) / source.num_images,
         update_image_s=image_s,
         start_s=max(seconds["some"] - image_s * setting.images * some.setting.steps, 0),
-        probes_s=probes,
+        probes_s=durations[1],
+        floors_s=max(durations[0] - durations[1], 0),
         run_bytes=sum(run_files),
     )
+
+
+def _thinned(data: RealData) -> tuple[RealData, float]:
+    """Every n-th image of each part, of one class as of another, and which share of the images that is."""
+    step = max(1, len(data.fit.labels) // ENOUGH)
+
+    def thin(part: Part) -> Part:
+        by_class = np.argsort(part.labels, kind="stable")
+        return rows_of(part, np.sort(by_class[::step]))
+
+    fit, held_out, test = thin(data.fit), thin(data.held_out), thin(data.test)
+    share = len(fit.labels) / len(data.fit.labels)
+    return replace(data, sha256=f"{data.sha256}/{step}", fit=fit, held_out=held_out, test=test), share

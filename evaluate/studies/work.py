@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from genrep.evaluate.studies.cell import RUNS, SETS, Cell, Setting, Source
 from genrep.evaluate.studies.record import MEASURES, PROBES, SHIFTS, Records, pack, write
 from genrep.shards import atomic
 from genrep.shards.errors import DataError
+
+if TYPE_CHECKING:
+    from genrep.evaluate.data import RealData
 
 CACHE, LOCKS = "cache", "locks"
 
@@ -124,7 +127,7 @@ def save_untrained(cell: Cell, out: Path) -> None:
     save_checkpoint(folder, 0, config, learner.states())
 
 
-def measured(order: Order, *, cache: Path) -> dict[str, Any]:
+def measured(order: Order, *, cache: Path, data: "RealData | None" = None) -> dict[str, Any]:
     """The record of a trained cell, but for the time it took; ``cache`` keeps the floors, which cost most."""
     import torch
 
@@ -133,7 +136,7 @@ def measured(order: Order, *, cache: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     cell, setting = order.cell, order.cell.setting
-    data = open_data(order.data)
+    data = data or open_data(order.data)
     scores: dict[str, Any] = {}
     held_out: dict[str, float] = {}
     right: dict[str, Any] = {}

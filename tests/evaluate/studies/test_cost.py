@@ -7,7 +7,7 @@ from genrep.evaluate.studies.cell import Cell
 from genrep.evaluate.studies.cost import Rates, from_finished, measured_rates, predict
 from genrep.shards.errors import DataError
 
-RATES = Rates(image_s=0.001, image_bytes=100, update_image_s=0.01, start_s=2, probes_s=20, run_bytes=5000)
+RATES = Rates(image_s=0.001, image_bytes=100, update_image_s=0.01, start_s=2, probes_s=20, floors_s=100, run_bytes=5000)
 
 
 def test_what_is_missing_costs_and_a_shared_set_costs_once(study, records, finish, tmp_path):
@@ -17,7 +17,9 @@ def test_what_is_missing_costs_and_a_shared_set_costs_once(study, records, finis
     assert set(cost.sets.values()) == {2 + 0.001 * 128}  # 64 anchors and their views
     assert set(cost.cells.values()) == {20 + 2 + 0.01 * 16 * 4}  # four updates of 16 images
     assert (cost.set_bytes, cost.run_bytes) == (3 * 128 * 100, 9 * 5000)
-    assert cost.seconds(2) == pytest.approx((sum(cost.cells.values()) + sum(cost.sets.values())) / 2)
+    assert cost.seconds(2) == pytest.approx(100 + (sum(cost.cells.values()) + sum(cost.sets.values())) / 2)
+    (tmp_path / "cache" / "floors").mkdir(parents=True)
+    assert predict(study.cells(records), records, RATES, out=tmp_path).floors == 0
     finish(study.cells(records)[0])
     (tmp_path / "sets" / "fashion-null-gauss-0.2-64").mkdir(parents=True)
     (tmp_path / "sets" / "fashion-null-gauss-0.2-64" / "manifest.json").write_text("{}")

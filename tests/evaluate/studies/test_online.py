@@ -7,7 +7,9 @@ from genrep.evaluate.studies.cost import Rates
 from genrep.evaluate.studies.online import Budget, break_even, online
 
 # half a millisecond an image, half a second an update of 512 images
-RATES = Rates(image_s=5e-4, image_bytes=3000, update_image_s=0.5 / 512, start_s=2, probes_s=20, run_bytes=4_000_000)
+RATES = Rates(
+    image_s=5e-4, image_bytes=3000, update_image_s=0.5 / 512, start_s=2, probes_s=20, floors_s=100, run_bytes=4_000_000
+)
 
 
 def test_a_fixed_set_has_the_time_that_rendering_would_have_taken():
