@@ -12,6 +12,7 @@ import click
 from genrep.evaluate.audit_command import views
 from genrep.evaluate.cli import DATA, DEVICE, QUIET, THREADS, check_writable, present_device, stages_bar, use_threads
 from genrep.evaluate.fidelity_command import fidelity
+from genrep.evaluate.svm_command import svm
 from genrep.shards.cli import Group, faults_in_one_line, interruptible
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def main() -> None:
 
 main.add_command(fidelity)
 main.add_command(views)
+main.add_command(svm)
 
 
 @main.command()

@@ -113,14 +113,14 @@ def _open_folder(name: str, root: Path) -> RealData:
             source,
             positions,
             labels[positions],
-            lambda rows: _decode([files[p] for p in positions[rows.start : rows.stop]]),
+            lambda rows: decode_files([files[p] for p in positions[rows.start : rows.stop]]),
         )
 
     return RealData(
         name,
         classes,
         FOLDER_SIDE,
-        _hash(root, train_files + test_files),
+        hash_files(root, train_files + test_files),
         part("train", train_files, train_labels, np.flatnonzero(~held_out)),
         part("train", train_files, train_labels, np.flatnonzero(held_out)),
         part("test", test_files, test_labels, np.arange(len(test_labels))),
@@ -160,7 +160,9 @@ def _held_out(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return mask
 
 
-def _hash(root: Path, files: list[Path]) -> str:
+def hash_files(root: Path, files: list[Path]) -> str:
+    """sha256 of these files below ``root``: of their names and bytes."""
+
     def of(file: Path) -> bytes:
         try:
             return hashlib.sha256(file.read_bytes()).digest()
@@ -175,7 +177,12 @@ def _hash(root: Path, files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _decode(files: list[Path]) -> Images:
+def decode_files(files: list[Path]) -> Images:
+    """Images uint8 (H, W, 3).
+
+    Raises:
+        DataError: Naming the first that cannot be read.
+    """
     from PIL import Image
 
     def image(file: Path) -> NDArray[np.uint8]:

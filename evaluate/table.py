@@ -20,7 +20,7 @@ def table(result: Result) -> str:
         for name, floor in result.floors.items()
         if floor.top1 >= result.score.top1
     ]
-    return "\n".join([_title(result), *_aligned(rows), *winners])
+    return "\n".join([_title(result), *aligned(rows), *winners])
 
 
 def curve(results: Sequence[Result]) -> str:
@@ -30,14 +30,15 @@ def curve(results: Sequence[Result]) -> str:
     for name, score in _scores(first).items():
         numbers = [f"{100 * _scores(result)[name].top1:.1f}" for result in results]
         rows.append([name, *numbers, str(score.feature_width)])
-    return "\n".join([_title(first, labels=False), *_aligned(rows)])
+    return "\n".join([_title(first, labels=False), *aligned(rows)])
 
 
 def _scores(result: Result) -> dict[str, Score]:
     return {"this encoder": result.score, **{f"floor: {name}": floor for name, floor in result.floors.items()}}
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """A line for each row: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))])
