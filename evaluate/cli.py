@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,18 @@ DATA = click.option(
     show_default=True,
     help="fashion-mnist, imagefolder:PATH, torchvision:NAME:ROOT, wds:TRAIN,TEST or hf:ID.",
 )
+ENCODER = click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a run, a checkpoint in it, or an encoder of others as torchvision:NAME:FILE.",
+)
+RESULT = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the result.json goes.  [default: in evaluation/ of the run, named after the measurement]",
+)
 FEATURES_OF = click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -80,6 +93,20 @@ def present_device(name: str | None) -> str:
             f"device {name!r} cannot be used ({reason}): use --device cpu, or one of this machine"
         ) from error
     return name
+
+
+def result_place(measure: str, checkpoint: Path, data_name: str, options: dict[str, tuple[object, object]]) -> Path:
+    """Where a result goes unless the user says, in the folder of the run: named after what is measured, and how.
+
+    Args:
+        options: Name -> value and default; the name of the file tells those that differ.
+    """
+    from genrep.evaluate.encoders import file_of, run_folder
+
+    words = [measure, *(re.sub(r"[^\w.]+", "-", Path(word).name) for word in data_name.split(":"))]
+    words += [re.sub(r"[^\w.]+", "-", f"{name}{value}") for name, (value, usual) in options.items() if value != usual]
+    words += [file_of(checkpoint).stem] if file_of(checkpoint).is_file() else []
+    return run_folder(checkpoint) / "evaluation" / f"{'-'.join(words)}.json"
 
 
 def check_writable(path: Path) -> None:

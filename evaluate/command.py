@@ -22,6 +22,7 @@ from genrep.evaluate.cli import (
     use_threads,
 )
 from genrep.evaluate.fidelity_command import fidelity
+from genrep.evaluate.svm_command import svm
 from genrep.shards.cli import Group, faults_in_one_line, interruptible
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def main() -> None:
 
 main.add_command(fidelity)
 main.add_command(views)
+main.add_command(svm)
 
 
 @main.command()

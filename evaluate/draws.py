@@ -6,7 +6,16 @@ from numpy.typing import NDArray
 from genrep.shards import philox
 
 # append only; apart from the streams of genrep.generate and genrep.train
-STREAMS = {"held-out": 200, "shift": 201, "labels": 202, "subset": 203, "split": 204}
+STREAMS = {
+    "held-out": 200,
+    "shift": 201,
+    "labels": 202,
+    "subset": 203,
+    "folds": 204,
+    "bootstrap": 205,
+    "order": 206,
+    "split": 207,
+}
 
 Labels = int | str | None  # what a fit sees: so many of each class, a share of each such as "10%", all
 

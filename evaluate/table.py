@@ -15,7 +15,7 @@ def table(result: Result) -> str:
     drawn = result.labels_per_class is not None
     rows = [["", "top-1 %", *(["95 % of draws"] if drawn else []), "95 %, test images", "features"]]
     rows += [_row(name, score, drawn=drawn) for name, score in _scores(result).items()]
-    return "\n".join([_title(result), *_aligned(rows), *_winners(result)])
+    return "\n".join([_title(result), *aligned(rows), *_winners(result)])
 
 
 def protocol_table(result: Result) -> str:
@@ -38,7 +38,7 @@ def protocol_table(result: Result) -> str:
         )
     epochs = result.score.settings["epochs"]
     note = "The paper's authors report the best epoch on the images they test on; the last epoch is the honest number."
-    return "\n".join([f"{_title(result)}, {epochs} epochs", *_aligned(rows), *_winners(result), note])
+    return "\n".join([f"{_title(result)}, {epochs} epochs", *aligned(rows), *_winners(result), note])
 
 
 def _winners(result: Result) -> list[str]:
@@ -56,14 +56,15 @@ def curve(results: Sequence[Result]) -> str:
     for name, score in _scores(first).items():
         numbers = [f"{100 * _scores(result)[name].top1:.1f}" for result in results]
         rows.append([name, *numbers, str(score.feature_width)])
-    return "\n".join([_title(first, labels=False), *_aligned(rows)])
+    return "\n".join([_title(first, labels=False), *aligned(rows)])
 
 
 def _scores(result: Result) -> dict[str, Score]:
     return {"this encoder": result.score, **{f"floor: {name}": floor for name, floor in result.floors.items()}}
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """A line for each row: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -13,7 +13,15 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [
     ROOT / "docs" / name
-    for name in ("evaluating.md", "generators.md", "rendering.md", "studies.md", "training.md", "views.md")
+    for name in (
+        "evaluating.md",
+        "generators.md",
+        "rendering.md",
+        "studies.md",
+        "training.md",
+        "transfer.md",
+        "views.md",
+    )
 ]
 PROGRAMS = {entry.name: entry for entry in entry_points(group="console_scripts") if entry.name.startswith("genrep-")}
 SMALLER = {

@@ -1,5 +1,9 @@
 """Shared by the tests of evaluate/: a checkpoint and a folder of photographs, both tiny."""
 
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,10 @@ from PIL import Image
 from genrep.train.backbones import build_backbone
 from genrep.train.checkpoint import save_checkpoint
 from genrep.train.config import PRESETS, TrainConfig
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.append(HERE)  # drawn_voc.py
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +76,21 @@ def photographs(tmp_path):
             for number in range(count):
                 Image.fromarray(stripes(label, number + 100 * (part == "test"))).save(folder / f"{number:02}.png")
     return tmp_path / "photographs"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    from drawn_voc import draw_voc
+
+    root = tmp_path_factory.mktemp("voc")
+    draw_voc(root / "VOCdevkit" / "VOC2007")
+    return root
+
+
+@pytest.fixture
+def voc(drawn, tmp_path):
+    """The root of a tiny set in VOC's layout, to change at will."""
+    return shutil.copytree(drawn, tmp_path / "voc")
 
 
 def stripes(label, number):
