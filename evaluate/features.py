@@ -24,7 +24,7 @@ from genrep.train.checkpoint import LoadedBackbone
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, of how many
 
-REVISION = 2  # of all that is kept on disk: one more when a change of the program moves a number
+REVISION = 3  # of all that is kept on disk: one more when a change of the program moves a number
 PARTS = ("fit", "held_out", "test")
 ROWS_PER_FILE = 2**16
 

@@ -204,7 +204,7 @@ class _Path(NamedTuple):
 
 def _path(problem: "_Problem", decays: torch.Tensor, held_out: Labelled, *, num_classes: int) -> _Path:
     """Solve for each weight decay in turn; each solution is the start of the next."""
-    num_draws, _, rank = problem.coordinates.shape
+    num_draws, rank, _ = problem.coordinates.shape
     solution = _Solution(decays.new_zeros(num_draws, num_classes, rank), decays.new_zeros(num_draws, num_classes))
     best, best_top1, top1s = solution, decays.new_full((num_draws,), -1.0), []
     for decay in decays:
@@ -232,7 +232,7 @@ class _Problem(NamedTuple):
     problem is the same, smaller where there are few images, and its curvatures are known up to a factor.
     """
 
-    coordinates: torch.Tensor  # (D, n, R)
+    coordinates: torch.Tensor  # (D, R, n)
     basis: torch.Tensor  # (D, F, R), orthonormal columns
     spectrum: torch.Tensor  # (D, R), mean squares of the coordinates
     labels: torch.Tensor  # (D, n)
@@ -253,8 +253,8 @@ def _problem(features: torch.Tensor, labels: torch.Tensor) -> _Problem:
         lengths = squares.clamp(min=0).sqrt()[:, None]
         inverse = torch.where(lengths > 1e-6 * lengths.amax(2, keepdim=True), 1 / lengths, 0)
         basis = (precise.mT @ (left * inverse)).float()
-    coordinates = features @ basis
-    return _Problem(coordinates, basis, coordinates.square().mean(1), labels)
+    coordinates = (features @ basis).mT.contiguous()  # both products of a step read it along its rows
+    return _Problem(coordinates, basis, coordinates.square().mean(2), labels)
 
 
 def _solve(problem: _Problem, decay: torch.Tensor, *, start: _Solution, tolerance: float) -> _Solution:
@@ -271,19 +271,28 @@ def _solve(problem: _Problem, decay: torch.Tensor, *, start: _Solution, toleranc
         [scaled_weights, scaled_bias],
         max_iter=MAX_EVALUATIONS,
         max_eval=MAX_EVALUATIONS,
-        history_size=10,
+        history_size=20,
         tolerance_grad=tolerance,
         line_search_fn="strong_wolfe",
     )
 
+    num_images, labels = problem.labels.shape[1], problem.labels[:, None]
+
+    @torch.no_grad()
     def loss() -> float:
-        optimiser.zero_grad()
+        """The value; the gradient, in closed form, is half the time of autograd's."""
         weights = scaled_weights * scale
-        logits = weights @ problem.coordinates.mT + (scaled_bias * bias_scale)[..., None]  # (D, C, n)
-        cross_entropy = F.cross_entropy(logits, problem.labels, reduction="sum") / problem.labels.shape[1]
-        value = cross_entropy + (decay * weights.square().sum((1, 2))).sum() / 2
-        value.backward()
-        return value.item()
+        logits = torch.baddbmm((scaled_bias * bias_scale)[..., None], weights, problem.coordinates)  # (D, C, n)
+        highest = logits.amax(1, keepdim=True)
+        own = logits.gather(1, labels).sum()
+        probabilities = logits.sub_(highest).exp_()
+        totals = probabilities.sum(1, keepdim=True)
+        cross_entropy = ((totals.log() + highest).sum() - own) / num_images
+        surplus = probabilities.div_(totals).scatter_add_(1, labels, -torch.ones_like(highest))
+        gradient = surplus @ problem.coordinates.mT / num_images + decay[:, None, None] * weights
+        scaled_weights.grad = gradient * scale
+        scaled_bias.grad = surplus.sum(2) / num_images * bias_scale
+        return (cross_entropy + (decay * weights.square().sum((1, 2))).sum() / 2).item()
 
     optimiser.step(loss)
     return _Solution((scaled_weights * scale).detach(), (scaled_bias * bias_scale).detach())
