@@ -35,7 +35,7 @@ class Target:
     """A line of the table in docs/performance.md.
 
     Attributes:
-        unit: ``x`` (times as much work a second), ``%`` (of the other's, as a fraction) or ``s``.
+        unit: ``x`` (times as much), ``%`` (of the other, as a fraction), or that of a time.
         at_most: Whether less than ``reach`` is asked for.
     """
 
