@@ -60,6 +60,19 @@ class Target:
         }
 
 
+def machine() -> dict[str, Any]:
+    """Where and when this is measured, and with which versions."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
+        "versions": {package: found for package in PACKAGES if (found := _installed(package))},
+    }
+
+
 @dataclass(frozen=True)
 class Report:
     """What one script found.
@@ -69,7 +82,7 @@ class Report:
         about: What was measured, on what, in how many rounds.
         tables: Each a row a way.
         threads: How many each way may use.
-        figures: Medians that docs/performance.md computes with.
+        figures: What docs/performance.md computes with.
     """
 
     name: str
@@ -78,19 +91,28 @@ class Report:
     targets: Sequence[Target] = ()
     threads: str = "one thread"
     figures: Mapping[str, float] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=machine)
+
+    @classmethod
+    def read(cls, path: Path) -> "Report":
+        content = json.loads(path.read_text())
+        return cls(**{**content, "targets": [Target(**target) for target in content["targets"]]})
 
     def show(self, out: Path | None) -> None:
         """Print it; with a folder, also leave ``NAME.md`` and ``NAME.json`` there."""
-        facts = machine()
-        tables = [*self.tables, [target.row() for target in self.targets]]
-        parts = [f"{self.about}; {self.threads}.\n{described(facts)}", *(table(rows) for rows in tables if rows)]
+        parts = [f"{self.title}\n{described(self.machine)}", *map(table, self.tables)]
+        if self.targets:
+            parts.append(table([target.row() for target in self.targets]))
         text = "\n\n".join(parts)
         click.echo(text)
         if out:
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{self.name}.md").write_text(text + "\n")
-            content = {**asdict(self), "machine": facts, "targets": [asdict(target) for target in self.targets]}
-            (out / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+            (out / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @property
+    def title(self) -> str:
+        return f"{self.about}; {self.threads}."
 
 
 def rates(
@@ -119,19 +141,6 @@ def spread(found: Sequence[float], unit: str) -> dict[str, Any]:
 def ratio(rates: Mapping[str, Sequence[float]], way: str, to: str) -> float:
     """Of the medians."""
     return statistics.median(rates[way]) / statistics.median(rates[to])
-
-
-def machine() -> dict[str, Any]:
-    """Where and when this is measured, and with which versions."""
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
-        "versions": {package: found for package in PACKAGES if (found := _installed(package))},
-    }
 
 
 def described(facts: Mapping[str, Any]) -> str:
