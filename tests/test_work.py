@@ -129,14 +129,14 @@ def test_an_image_is_decoded_once_each_time_it_is_shown(folder, counted):
 
 
 def test_verify_hashes_every_byte_once_and_decodes_nothing(folder, counted, hashed):
-    decoded, bytes_hashed = counted(verify, "decode_into", lambda data, out: 1), hashed(verify)
+    decoded, bytes_hashed = counted(verify, "check", lambda data, image: 1), hashed(verify)
     assert verify.verify(folder) == []
     assert decoded == []
     assert sum(bytes_hashed) == tar_bytes(folder)
 
 
 def test_deep_verify_decodes_every_image_once_and_hashes_every_byte_at_most_twice(folder, counted, hashed):
-    decoded, bytes_hashed = counted(verify, "decode_into", lambda data, out: 1), hashed(verify)
+    decoded, bytes_hashed = counted(verify, "check", lambda data, image: 1), hashed(verify)
     assert verify.verify(folder, deep=True) == []
     assert len(decoded) == 2 * NUM_PAIRS
     assert sum(bytes_hashed) == tar_bytes(folder) + member_bytes(folder)
