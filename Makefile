@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
+BENCH ?= build/bench
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.genrep-setup
+BENCH_STAMP := $(VENV)/.genrep-bench
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 HAS_FFCV_LIBRARIES := pkg-config --exists opencv4 libturbojpeg 2>/dev/null
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup system demo test test-gpu lint format wheel-test clean
+.PHONY: setup system demo test test-gpu bench bench-full lint format wheel-test clean
 
 setup: $(STAMP)
 
@@ -42,6 +44,34 @@ test: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# every row of docs/performance.md but the full line, on two idle cores in under 15 minutes: Markdown and JSON in $(BENCH)
+bench: $(BENCH_STAMP)
+	$(BIN)/python -m bench.write --size 28 --out $(BENCH)
+	$(BIN)/python -m bench.write --size 128 --out $(BENCH)
+	$(BIN)/python -m bench.write --size 128 --format png --rounds 3 --out $(BENCH)
+	$(BIN)/python -m bench.read --size 28 --out $(BENCH)
+	$(BIN)/python -m bench.read --size 128 --rounds 3 --out $(BENCH)
+	$(BIN)/python -m bench.generate --out $(BENCH)
+	$(BIN)/python -m bench.render --micro-batch 32 --rounds 1 --out $(BENCH)
+	$(BIN)/python -m bench.train --out $(BENCH)
+	$(BIN)/python -m bench.probe --out $(BENCH)
+	$(BIN)/python -m bench.verify --size 28 --out $(BENCH)
+	$(BIN)/python -m bench.verify --size 128 --rounds 3 --out $(BENCH)
+	$(BIN)/python -m bench.startup --out $(BENCH)
+	$(BIN)/python -m bench.size --out $(BENCH)
+	$(BIN)/python -m bench.page $(BENCH) > $(BENCH)/performance.md
+
+# the line of the user in full, an hour or so and 10 GB of disk for a while; then larger sets and wider features
+bench-full: $(BENCH_STAMP)
+	$(BIN)/python -m bench.full --out $(BENCH)
+	$(BIN)/python -m bench.size --full --out $(BENCH)
+	$(BIN)/python -m bench.probe --width 1152 --out $(BENCH)
+	$(BIN)/python -m bench.page $(BENCH) > $(BENCH)/performance.md
+
+$(BENCH_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[bench]'
+	@touch $@
 
 # mypy does not follow setup.cfg's package_dir: it sees the four packages through links
 lint: $(STAMP)

@@ -7,13 +7,8 @@ One thread, interleaved rounds, medians; in CPU-seconds, which other work on the
 """
 
 import copy
-import json
-import os
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.report import Report, Row, Target, out_option, rates, ratio, rounds_option, summary
 from genrep.generate import biggan
 from genrep.generate.backends import rendering
 from genrep.generate.defaults import make_recipe
@@ -41,21 +37,10 @@ GENREP: dict[str, dict[str, Any]] = {
     "genrep --fold --dtype bfloat16": {"folding": True, "dtype": "bfloat16"},
 }
 
-Way = Callable[[], Tensor]
+PUBLISHED, EVAL = "published: no_grad, never eval()", "the package, eval()"
+REACH = {"genrep --fold --compile": 2, "genrep --fold --backend onnxruntime": 4}  # at equal outputs
 
-
-@dataclass(frozen=True)
-class Row:
-    """Rates in images a CPU-second; differences of pixels to the package's network in eval mode."""
-
-    way: str
-    median: float
-    least: float
-    most: float
-    ratio: float
-    grey_levels: int
-    pixels_changed: float
-    prepared_in_s: float
+Rendered = Callable[[], Tensor]
 
 
 @click.command()
@@ -69,31 +54,46 @@ class Row:
 @click.option(
     "--micro-batch", default=8, show_default=True, type=click.IntRange(min=1), help="Images rendered at once."
 )
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--out", type=click.Path(path_type=Path), help="File for the same figures as JSON.")
+@rounds_option(3)
+@out_option
 def main(config: str, micro_batch: int, rounds: int, out: Path | None) -> None:
-    """Print a Markdown table: images a CPU-second of each way, and how far its pixels are from eval mode."""
+    """Images a CPU-second of each way, and how far its pixels are from eval mode."""
     torch.set_num_threads(1)
     network, generator = networks(config)
     latents = torch.randn(micro_batch, generator.latent_dim, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
     labels = torch.arange(micro_batch)
     ways, prepared_in_s = prepared(network, generator, latents, labels)
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
     images: dict[str, Tensor] = {}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            started = time.process_time()
-            images[name] = way()
-            speeds[name].append(micro_batch / (time.process_time() - started))
-    rows = [row(name, speeds, images, prepared_in_s[name]) for name in ways]
-    about = (
-        f"BigGAN-deep-128, {config} size, random weights, micro-batch {micro_batch}, {rounds} rounds; "
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, one thread"
-    )
-    click.echo(f"{about}\n\n{table(rows)}")
-    if out:
-        out.write_text(json.dumps({"about": about, "rows": [asdict(found) for found in rows]}, indent=2) + "\n")
+
+    def rendered(name: str) -> int:
+        images[name] = ways[name]()
+        return micro_batch
+
+    found = rates({name: lambda name=name: rendered(name) for name in ways}, rounds=rounds, warm=False)
+    rows: list[Row] = [
+        {
+            **row,
+            "from eval()": difference(images[row["way"]], images[EVAL]),
+            "prepared in": f"{prepared_in_s[row['way']]:.0f} s",
+        }
+        for row in summary(found, "images a CPU-second", to=PUBLISHED)
+    ]
+    Report(
+        name="render",
+        about=f"Render BigGAN-deep-128, {config} size, random weights, micro-batch {micro_batch}; "
+        f"medians of {rounds} rounds",
+        tables=[rows],
+        targets=[
+            Target(f"{name}, BigGAN-deep-128", "the published call", reach, ratio(found, name, PUBLISHED))
+            for name, reach in REACH.items()
+            if name in found
+        ],
+    ).show(out)
+
+
+def difference(images: Tensor, expected: Tensor) -> str:
+    levels = (to_pixels(images).int() - to_pixels(expected).int()).abs()
+    return f"at most {levels.max()} grey levels, in {(levels > 0).float().mean():.2%} of values"
 
 
 def networks(config: str) -> tuple[torch.nn.Module, LoadedGenerator]:
@@ -110,9 +110,9 @@ def networks(config: str) -> tuple[torch.nn.Module, LoadedGenerator]:
 
 def prepared(
     network: torch.nn.Module, generator: LoadedGenerator, latents: Tensor, labels: Tensor
-) -> tuple[dict[str, Way], dict[str, float]]:
+) -> tuple[dict[str, Rendered], dict[str, float]]:
     """Every way that this machine can go, run once, and the seconds until then."""
-    ways: dict[str, Way] = {}
+    ways: dict[str, Rendered] = {}
     prepared_in_s: dict[str, float] = {}
 
     drifting, still = copy.deepcopy(network).train(), network.eval()
@@ -121,8 +121,8 @@ def prepared(
         with torch.no_grad():
             return network(latents, F.one_hot(labels, generator.num_classes).float(), TRUNCATION)
 
-    ways["published: no_grad, never eval()"] = lambda: package(drifting)
-    ways["the package, eval()"] = lambda: package(still)
+    ways[PUBLISHED] = lambda: package(drifting)
+    ways[EVAL] = lambda: package(still)
     for name, options in GENREP.items():
         started = time.perf_counter()
         try:
@@ -139,7 +139,7 @@ def prepared(
     return ways, prepared_in_s
 
 
-def way_of_genrep(generator: LoadedGenerator, options: dict[str, Any], latents: Tensor, labels: Tensor) -> Way:
+def way_of_genrep(generator: LoadedGenerator, options: dict[str, Any], latents: Tensor, labels: Tensor) -> Rendered:
     micro_batch = len(latents)
     recipe = make_recipe(generator, micro_batch=micro_batch, shard_size=micro_batch, **options)
     generator.set_truncation(TRUNCATION)
@@ -153,34 +153,6 @@ def way_of_genrep(generator: LoadedGenerator, options: dict[str, Any], latents: 
             return render(latents, labels, noise_seeds)
 
     return way
-
-
-def row(name: str, speeds: dict[str, list[float]], images: dict[str, Tensor], prepared_in_s: float) -> Row:
-    published, expected = next(iter(speeds)), images["the package, eval()"]
-    differences = (to_pixels(images[name]).int() - to_pixels(expected).int()).abs()
-    median = statistics.median(speeds[name])
-    return Row(
-        way=name,
-        median=median,
-        least=min(speeds[name]),
-        most=max(speeds[name]),
-        ratio=median / statistics.median(speeds[published]),
-        grey_levels=int(differences.max()),
-        pixels_changed=(differences > 0).float().mean().item(),
-        prepared_in_s=prepared_in_s,
-    )
-
-
-def table(rows: list[Row]) -> str:
-    head = ["way", "images a CPU-second", "least to most", "x published", "grey levels from eval()", "prepared in"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for found in rows:
-        changed = f"at most {found.grey_levels}, in {found.pixels_changed:.2%} of values"
-        lines.append(
-            f"| {found.way} | {found.median:.3g} | {found.least:.3g} to {found.most:.3g} | {found.ratio:.2f} | "
-            f"{changed} | {found.prepared_in_s:.0f} s |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
     python -m bench.write --size 28
     python -m bench.write --size 128
+    python -m bench.write --size 128 --format png
 
 One thread each, interleaved rounds, medians; in CPU-seconds, which other work on the machine changes least.
 """
 
 import io
-import os
 import pickle
-import platform
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.report import Report, Target, Way, out_option, rates, ratio, rounds_option, summary
 from genrep.generate.render import to_pixels
 from genrep.shards import codec, fashion_mnist
 from genrep.shards.batch import Batch
@@ -29,48 +28,62 @@ from genrep.shards.layout import FORMAT, ShardSpec
 from genrep.shards.writer import DatasetWriter
 
 MICRO_BATCH, LATENT_DIM = 64, 128
+GENREP, AUTHORS, PLAIN, BOUND = "genrep", "the authors' way", "ShardWriter and Pillow", "encoding alone"
+REACH = {  # (side, format) -> way -> genrep's ratio to it
+    ("28", "png"): {AUTHORS: 18},
+    ("128", "jpg"): {AUTHORS: 25, PLAIN: 2.8, BOUND: 0.55},
+    ("128", "png"): {PLAIN: 16},
+}
 
 
 @click.command()
 @click.option("--size", default="28", show_default=True, type=click.Choice(["28", "128"]), help="Side of the images.")
-@click.option("--n", "num_pairs", default=1024, show_default=True, type=click.IntRange(min=64), help="Pairs a shard.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
-def main(size: str, num_pairs: int, rounds: int) -> None:
-    """Print a Markdown table: pairs a CPU-second of each way, its spread, and genrep's ratio to it."""
+@click.option(
+    "--format", "image_format", type=click.Choice(["png", "jpg"]), help="[default: png at 28 px, jpg q95 4:4:4 at 128]"
+)
+@click.option("--n", "num_pairs", default=2048, show_default=True, type=click.IntRange(min=64), help="Pairs a shard.")
+@rounds_option(5)
+@out_option
+def main(size: str, image_format: str | None, num_pairs: int, rounds: int, out: Path | None) -> None:
+    """Pairs a CPU-second of each way, its spread, and its ratio to the authors' way."""
     torch.set_num_threads(1)
     pixels = garments(num_pairs) if size == "28" else photographs(num_pairs, int(size))
-    images = torch.from_numpy(pixels).flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = np.random.default_rng(0).standard_normal((num_pairs, 2, LATENT_DIM), dtype=np.float32)
-    flat = pixels.reshape(-1, *pixels.shape[2:])
-    image_format = codec.default_format(*pixels.shape[2:4])
-    quality = 95 if image_format == "jpg" else None
-    ways: dict[str, Callable[[Path], object]] = {
-        f"genrep, {image_format}": lambda out: genrep(out, images, latents, image_format, quality),
-        "PNG files and one pickle, as the paper's authors": lambda out: files_and_pickle(out, images, latents),
-        f"webdataset.ShardWriter and Pillow, {image_format}": lambda out: shard_writer(
-            out, images, latents, image_format
-        ),
-        "encoding alone (bound)": lambda out: codec.encode(flat, format=image_format, quality=quality),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    image_format = image_format or codec.default_format(*pixels.shape[2:4])
+    images, latents = floats(pixels), standard_latents(num_pairs)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds + 1):
-            for name, way in ways.items():
-                out = Path(folder, "out")
-                started = time.process_time()
-                way(out)
-                if number:  # the first round warms up
-                    speeds[name].append(num_pairs / (time.process_time() - started))
-                shutil.rmtree(out, ignore_errors=True)
-    ours = statistics.median(next(iter(speeds.values())))
-    click.echo(
-        f"{size} px, {num_pairs} pairs, {rounds} rounds; torch {torch.__version__}, numpy {np.__version__}, ", nl=False
-    )
-    click.echo(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, one thread\n")
-    click.echo("| way | pairs a CPU-second | least to most | genrep's ratio |\n|---|---|---|---|")
-    for name, found in speeds.items():
-        median = statistics.median(found)
-        click.echo(f"| {name} | {median:,.0f} | {min(found):,.0f} to {max(found):,.0f} | {ours / median:.2f} |")
+        found = rates(ways(pixels, image_format, Path(folder, "out")), rounds=rounds)
+        genrep(Path(folder, "set"), images, latents, image_format)
+        num_bytes = sum(path.stat().st_size for path in Path(folder, "set").glob("*.tar"))
+    kind = f"{size} px {image_format}"
+    Report(
+        name=f"write-{size}-{image_format}",
+        about=f"Write a float batch to a finished shard of {num_pairs:,} pairs, {kind}; medians of {rounds} rounds",
+        tables=[summary(found, "pairs a CPU-second", to=AUTHORS)],
+        targets=[
+            Target(f"write {kind}", way, reach, ratio(found, GENREP, way), "%" if way == BOUND else "x")
+            for way, reach in REACH.get((size, image_format), {}).items()
+        ],
+        figures={"pairs_per_cpu_s": statistics.median(found[GENREP]), "bytes_per_pair": num_bytes / num_pairs},
+    ).show(out)
+
+
+def ways(pixels: np.ndarray, image_format: str, out: Path) -> dict[str, Way]:
+    """Each writes below ``out`` and clears it; the naive ones take the first pairs only, they need no more."""
+    images, latents = floats(pixels), standard_latents(len(pixels))
+    flat = pixels.reshape(-1, *pixels.shape[2:])
+    few = len(pixels) // 8
+
+    def cleared(write: Callable[[int], object], num_pairs: int) -> float:
+        write(num_pairs)
+        shutil.rmtree(out, ignore_errors=True)
+        return num_pairs
+
+    return {
+        GENREP: lambda: cleared(lambda n: genrep(out, images, latents, image_format), len(pixels)),
+        AUTHORS: lambda: cleared(lambda n: files_and_pickle(out, images[: 2 * n], latents[:n]), few),
+        PLAIN: lambda: cleared(lambda n: shard_writer(out, images[: 2 * n], latents[:n], image_format), few),
+        BOUND: lambda: cleared(lambda n: codec.encode(flat, format=image_format), len(pixels)),
+    }
 
 
 def garments(num_pairs: int) -> np.ndarray:
@@ -92,22 +105,27 @@ def photographs(num_pairs: int, size: int) -> np.ndarray:
     return crops.reshape(num_pairs, 2, size, size, 3)
 
 
-def genrep(out: Path, images: torch.Tensor, latents: np.ndarray, image_format: str, quality: int | None) -> None:
-    """Through the product's own conversion, encoders and writer: hash, sync, table and rename included."""
-    genrep_set(out, images, latents, image_format, quality, shard_size=len(latents))
+def floats(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 (N, 2, H, W, C) -> (2N, C, H, W) in [-1, 1], as a generator gives them."""
+    return torch.from_numpy(pixels).flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def genrep_set(
-    out: Path, images: torch.Tensor, latents: np.ndarray, image_format: str, quality: int | None, *, shard_size: int
+def standard_latents(num_pairs: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((num_pairs, 2, LATENT_DIM), dtype=np.float32)
+
+
+def genrep(
+    out: Path, images: torch.Tensor, latents: np.ndarray, image_format: str, *, shard_size: int | None = None
 ) -> None:
+    """Through the product's own conversion, encoders and writer: hash, sync, table, rename and manifest included."""
     num_pairs = len(latents)
     _, channels, height, width = images.shape
-    image = {"format": image_format, "quality": quality, "resize": None}
+    image = {"format": image_format, "quality": 95 if image_format == "jpg" else None, "resize": None}
     recipe = {
         "format": FORMAT,
         "kind": "generated",
         "num_samples": num_pairs,
-        "shard_size": shard_size,
+        "shard_size": shard_size or num_pairs,
         "views": ["gauss"],
         "image": {**image, "height": height, "width": width, "channels": channels},
         "generator": {"name": "bench", "latent_dim": LATENT_DIM, "class_names": []},

@@ -94,9 +94,20 @@ def decode_into(data: Buffer, out: Pixels) -> None:
                 _decode_with_pillow(data, out)
             return
     if data[:2] == b"\xff\xd8" and _simplejpeg():
-        _decode_jpg(data, out)
+        _read_jpg(data, out, buffer=out)
     else:
         _decode_with_pillow(data, out)
+
+
+def check(data: Buffer, image: Pixels) -> None:
+    """Raise what ``decode_into`` would; ``image`` is overwritten, but not always with the pixels.
+
+    The coded data of a JPEG are read to their end, and only the mean of every 8 x 8 block is computed from them.
+    """
+    if data[:2] == b"\xff\xd8" and _simplejpeg():
+        _read_jpg(data, image, min_height=1, min_width=1)
+    else:
+        decode_into(data, image)
 
 
 def _size(data: Buffer) -> tuple[int, int]:
@@ -202,13 +213,14 @@ def _encode_jpg(images: Pixels, quality: int) -> list[bytes]:
     return [library.encode_jpeg(image, **how) for image in images]
 
 
-def _decode_jpg(data: Buffer, out: Pixels) -> None:
+def _read_jpg(data: Buffer, out: Pixels, **how: Any) -> None:
+    """Decode what has the shape of ``out``, to where and how ``simplejpeg.decode_jpeg`` is told."""
     library = _simplejpeg()
     assert library is not None
     try:
         height, width, colours, _ = library.decode_jpeg_header(data)
         _check_shape(out, height, width, grey=colours == "Gray")
-        library.decode_jpeg(data, colorspace="RGB" if out.shape[2] == 3 else "GRAY", buffer=out)
+        library.decode_jpeg(data, colorspace="RGB" if out.shape[2] == 3 else "GRAY", **how)
     except ValueError as error:
         raise DataError(f"is a damaged JPEG ({error})") from error
 

@@ -39,7 +39,7 @@ class ShardSpec:
 
     @property
     def keys(self) -> list[str]:
-        return [key(index) for index in range(self.first, self.first + self.count)]
+        return list(map(f"%0{KEY_DIGITS}d".__mod__, range(self.first, self.first + self.count)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ BLOCK = 512
 RECORD = 20 * BLOCK  # archives are padded to whole records
 MAX_BYTES = 8**11  # of a member: its size has eleven octal digits
 
+_VARYING = 160  # bytes at a header's beginning, whole words, that hold all that differs between members
 _NAME = slice(0, 100)
 _SIZE = slice(124, 135)
 _CHECKSUM = slice(148, 154)
@@ -25,6 +26,8 @@ _TEMPLATE = b"".join((
     bytes(100), b"0000444\0", b"0000000\0", b"0000000\0", b"00000000000\0", b"00000000000\0", b"000000\0 ", b"0",
     bytes(100), b"ustar\0", b"00", b"bigdata".ljust(32, b"\0"), b"bigdata".ljust(32, b"\0"),
 )).ljust(BLOCK, b"\0")  # fmt: skip
+# of the bytes that are the same in all headers; the checksum counts its own field, eight bytes, as blanks
+_FIXED_SUM = sum(_TEMPLATE) - sum(_TEMPLATE[148:156]) - sum(_TEMPLATE[_SIZE]) + 8 * ord(" ")
 _OWN_NAME = re.compile(rb"[0-9]{9}\.[a-z0-9]+(\.[a-z0-9]+)?")
 
 
@@ -50,26 +53,65 @@ def archive_bytes(sizes: NDArray[np.int64]) -> int:
 
 def member_names(first: int, count: int, members: Sequence[str]) -> Names:
     """Names of the members of successive samples in archive order, bytes (count * M,)."""
-    keys: Any = np.char.zfill(np.arange(first, first + count).astype(np.bytes_), KEY_DIGITS)
-    suffixes: Any = np.array([f".{member}" for member in members], np.bytes_)
-    return np.asarray(np.char.add(keys[:, None], suffixes)).ravel()
+    suffixes = np.array([f".{member}" for member in members], np.bytes_)
+    width = KEY_DIGITS + suffixes.itemsize
+    powers = 10 ** np.arange(KEY_DIGITS - 1, -1, -1)
+    letters = np.empty((count, len(members), width), np.uint8)
+    letters[:, :, :KEY_DIGITS] = (ord("0") + np.arange(first, first + count)[:, None] // powers % 10)[:, None]
+    letters[:, :, KEY_DIGITS:] = suffixes.view(np.uint8).reshape(len(members), -1)
+    return letters.view(f"S{width}").ravel()
 
 
 def headers(names: Sequence[str] | Names, sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Header blocks, uint8 (N, 512), of members with ASCII names of at most 100 bytes."""
-    text = np.asarray(names, np.bytes_)
-    if text.itemsize > 100 or (sizes < 0).any() or (sizes >= MAX_BYTES).any():
-        raise ValueError(f"a ustar header holds names up to 100 bytes and sizes below {MAX_BYTES}")
-    letters, digits = text.view(np.uint8).reshape(len(text), -1), _octal_digits(sizes, 11)
-    # the checksum counts its own field, eight bytes, as blanks
-    fixed = sum(_TEMPLATE) - sum(_TEMPLATE[148:156]) - sum(_TEMPLATE[_SIZE]) + 8 * ord(" ")
-    blocks = np.tile(np.frombuffer(_TEMPLATE, np.uint8), (len(text), 1))
-    blocks[:, : text.itemsize] = letters
-    blocks[:, _SIZE] = digits
-    blocks[:, _CHECKSUM] = _octal_digits(
-        fixed + letters.sum(axis=1, dtype=np.int64) + digits.sum(axis=1, dtype=np.int64), 6
-    )
+    blocks = np.empty((len(sizes), BLOCK), np.uint8)
+    blocks[:, :_VARYING] = _beginnings(np.asarray(names, np.bytes_), sizes)
+    blocks[:, _VARYING:] = np.frombuffer(_TEMPLATE, np.uint8)[_VARYING:]
     return blocks
+
+
+class Headers:
+    """The headers that N members should have, to be held against an archive that is read piece by piece.
+
+    Args:
+        offsets: Of their contents, int64 (N,), rising by whole blocks.
+    """
+
+    def __init__(self, names: Names, sizes: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+        self._names = names
+        self._beginnings = _beginnings(names, sizes).view(np.int64)
+        self._rest = np.frombuffer(_TEMPLATE, np.int64)[_VARYING // 8 :]
+        self._positions = offsets - BLOCK
+
+    def strange(self, piece: memoryview, position: int) -> list[str]:
+        """Names of the members whose header, in a piece of whole blocks from ``position`` on, is another."""
+        first, last = np.searchsorted(self._positions, [position, position + len(piece)])
+        blocks = np.frombuffer(piece, np.int64).reshape(-1, BLOCK // 8)
+        found = blocks.take((self._positions[first:last] - position) // BLOCK, axis=0)
+        words = _VARYING // 8
+        own = self._beginnings[first:last]
+        if np.array_equal(found[:, :words], own) and (found[:, words:] == self._rest).all():
+            return []
+        is_strange = (found[:, :words] != own).any(axis=1) | (found[:, words:] != self._rest).any(axis=1)
+        return [name.decode() for name in self._names[first:last][is_strange].tolist()]
+
+
+def _beginnings(names: Names, sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """What differs between headers, uint8 (N, 160), and what lies between."""
+    if names.itemsize > 100 or (sizes < 0).any() or (sizes >= MAX_BYTES).any():
+        raise ValueError(f"a ustar header holds names up to 100 bytes and sizes below {MAX_BYTES}")
+    beginnings = np.empty((len(names), _VARYING), np.uint8)
+    beginnings[:] = np.frombuffer(_TEMPLATE, np.uint8)[:_VARYING]
+    letters = names.view(np.uint8).reshape(len(names), -1)
+    beginnings[:, : names.itemsize] = letters
+    _put_octal(sizes, beginnings[:, _SIZE])
+    _put_octal(_FIXED_SUM + _sums(letters) + _sums(beginnings[:, _SIZE]), beginnings[:, _CHECKSUM])
+    return beginnings
+
+
+def _sums(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Of each row (N, W): matrix products are faster than sums of short rows, and exact for so few bytes."""
+    return (rows.astype(np.float32) @ np.ones(rows.shape[1], np.float32)).astype(np.int64)
 
 
 def pack(names: Sequence[str] | Names, contents: Sequence[bytes]) -> memoryview:
@@ -132,6 +174,7 @@ def _padded(size: Any, unit: int) -> Any:
     return -(-size // unit) * unit
 
 
-def _octal_digits(numbers: NDArray[np.int64], count: int) -> NDArray[np.uint8]:
-    shifts = 3 * np.arange(count - 1, -1, -1, dtype=np.int64)
-    return (ord("0") + ((numbers[:, None] >> shifts) & 7)).astype(np.uint8)
+def _put_octal(numbers: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """The last digits of numbers (N,) into ``out`` (N, count), column by column: what is computed stays in the cache."""
+    for place in range(out.shape[1]):
+        out[:, -1 - place] = ord("0") + (numbers >> 3 * place & 7)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.shards import tar
-from genrep.shards.codec import decode_into
+from genrep.shards.codec import check
 from genrep.shards.errors import DataError, printable
 from genrep.shards.layout import MANIFEST, WIDS_INDEX, SetLayout, ShardSpec, key, layout_of
 from genrep.shards.location import Location, RemotePath, location
@@ -181,19 +181,18 @@ def _faults_of_shard(
     """Hold one tar against its table."""
     try:
         archive = mapped(path)
-        found = _sha256(path) if isinstance(path, Path) else sha256(archive).hexdigest()
+        displacement = _displacement(archive, spec, table)
+        if displacement:
+            raise DataError(displacement)
+        found, strangers = _hash_and_strange_headers(path, archive, spec, table)
     except DataError as error:
         yield Fault(spec.name, "", "", str(error))
         return
-    displacement = _displacement(archive, spec, table)
-    if displacement:
-        yield Fault(spec.name, "", "", displacement)
-        return
     is_same = found == table.facts.tar_sha256
-    num_faults = 0
-    for fault in _faults_of_headers(archive, spec, table):
-        num_faults += 1
-        yield fault
+    num_faults = len(strangers)
+    for name in strangers:
+        sample_key, _, member = name.partition(".")
+        yield Fault(spec.name, sample_key, member, "its header in the tar is not that of this member in the table")
     if deep or not is_same:
         for fault in _faults_of_members(archive, spec, layout, table, deep=deep):
             num_faults += 1
@@ -215,16 +214,19 @@ def _displacement(archive: memoryview, spec: ShardSpec, table: ShardTable) -> st
     return ""
 
 
-def _faults_of_headers(archive: memoryview, spec: ShardSpec, table: ShardTable) -> Iterator[Fault]:
+def _hash_and_strange_headers(
+    path: Location, archive: memoryview, spec: ShardSpec, table: ShardTable
+) -> tuple[str, list[str]]:
+    """Of a tar that is gone through once: its sha256, and the members whose headers are not those of the table."""
     names = tar.member_names(spec.first, spec.count, list(table.sizes))
-    expected = tar.headers(names, _in_archive_order(table.sizes)).view(np.int64)
-    blocks = np.frombuffer(archive, np.int64).reshape(-1, tar.BLOCK // 8)
-    found = blocks.take(_in_archive_order(table.offsets) // tar.BLOCK - 1, axis=0)
-    if not np.array_equal(found, expected):
-        for name in names[(found != expected).any(axis=1)].tolist():
-            sample_key, _, member = name.decode().partition(".")
-            message = "its header in the tar is not that of this member in the table"
-            yield Fault(spec.name, sample_key, member, message)
+    headers = tar.Headers(names, _in_archive_order(table.sizes), _in_archive_order(table.offsets))
+    digest, position = sha256(), 0
+    strangers: list[str] = []
+    for piece in _read(path) if isinstance(path, Path) else [archive]:
+        digest.update(piece)
+        strangers += headers.strange(piece, position)
+        position += len(piece)
+    return digest.hexdigest(), strangers
 
 
 def _in_archive_order(by_member: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -267,7 +269,7 @@ def _check_content(
         if not isinstance(meta, dict) or meta.get("index") != index:
             raise DataError(f"is not that of sample index {index}")
     else:
-        decode_into(content, image)
+        check(content, image)
 
 
 def mapped(path: Location) -> memoryview:
@@ -285,14 +287,15 @@ def mapped(path: Location) -> memoryview:
         raise DataError(f"cannot be read ({error})") from error
 
 
-def _sha256(path: Path) -> str:
-    """Read, not mapped: a failing disk is then an error and not the end of the process."""
-    digest, chunk = sha256(), bytearray(_CHUNK)
-    view = memoryview(chunk)
+def _read(path: Path) -> Iterator[memoryview]:
+    """The bytes of a file piece by piece, each good until the next: whole blocks, if the file has whole blocks.
+
+    Read, not mapped: a failing disk is then an error and not the end of the process.
+    """
+    view = memoryview(bytearray(_CHUNK))
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(chunk):
-                digest.update(view[:count])
+        with path.open("rb") as file:  # buffered: it fills the piece, whatever the system gives at a time
+            while count := file.readinto(view):
+                yield view[:count]
     except OSError as error:
         raise DataError(f"cannot be read ({error})") from error
-    return digest.hexdigest()

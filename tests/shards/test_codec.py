@@ -220,3 +220,31 @@ def test_a_large_image_is_refused_without_a_warning_beside_the_error():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.stdout == f"declares {side} x {side} pixels, more than {codec.MAX_PIXELS:,} are not read\n"
     assert result.stderr == ""
+
+
+def verdict(look, data, shape):
+    try:
+        look(data, np.empty(shape, np.uint8))
+    except DataError:
+        return "damaged"
+    return "whole"
+
+
+@pytest.mark.parametrize(("format", "channels"), [("jpg", 3), ("jpg", 1), ("png", 3), ("webp", 3)])
+def test_a_check_finds_damage_where_decoding_finds_it_and_nowhere_else(format, channels):
+    draws = np.random.default_rng(0)
+    slopes = np.arange(31 * 29 * channels).reshape(1, 31, 29, channels) // 7 % 256
+    (whole,) = codec.encode(slopes.astype(np.uint8), format=format)
+    verdicts = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        place = int(draws.integers(len(whole)))
+        if draws.random() < 0.5:
+            damaged[place] = int(draws.integers(256))
+        else:
+            del damaged[place : place + int(draws.integers(1, 20))]
+        found, expected = (verdict(look, bytes(damaged), slopes.shape[1:]) for look in (codec.check, codec.decode_into))
+        assert found == expected, (place, damaged)
+        verdicts.append(found)
+    assert verdict(codec.check, whole, slopes.shape[1:]) == "whole"
+    assert "damaged" in verdicts

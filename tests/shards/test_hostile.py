@@ -400,7 +400,7 @@ def test_an_unreadable_disk_is_one_line(folder, monkeypatch):
     def broken(path):
         raise genrep.shards.DataError(f"cannot be read ({os.strerror(errno.EIO)})")
 
-    monkeypatch.setattr(module, "_sha256", broken)
+    monkeypatch.setattr(module, "_read", broken)
     result = CliRunner().invoke(main, COMMANDS["verify"])
     assert result.stdout.splitlines()[0] == "shard-000000.tar: cannot be read (Input/output error)"
     assert result.stderr.count("\n") == 1
