@@ -11,6 +11,7 @@ import click
 
 from genrep.evaluate.audit_command import views
 from genrep.evaluate.cli import DATA, DEVICE, QUIET, THREADS, check_writable, present_device, stages_bar, use_threads
+from genrep.evaluate.detect_command import detect
 from genrep.evaluate.fidelity_command import fidelity
 from genrep.evaluate.svm_command import svm
 from genrep.shards.cli import Group, faults_in_one_line, interruptible
@@ -103,6 +104,7 @@ def main() -> None:
 main.add_command(fidelity)
 main.add_command(views)
 main.add_command(svm)
+main.add_command(detect)
 
 
 @main.command()

@@ -44,14 +44,18 @@ class VocSplit:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
 
+    @property
+    def annotations(self) -> list[Path]:
+        """The XML file of each image."""
+        return [file.parent.parent / "Annotations" / f"{file.stem}.xml" for file in self.files]
+
     def boxes(self, row: int) -> list[Box]:
         """The objects of an image, from its XML file.
 
         Raises:
             DataError: If the file cannot be read, or has a class or a box that cannot be.
         """
-        image = self.files[row]
-        return _read_boxes(image.parent.parent / "Annotations" / f"{image.stem}.xml", self.class_names)
+        return _read_boxes(self.annotations[row], self.class_names)
 
 
 def open_voc(root: Path, splits: str) -> tuple[VocSplit, VocSplit]:
