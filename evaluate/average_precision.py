@@ -50,9 +50,11 @@ class Ranking:
     positive: NDArray[np.bool_]
 
     def curve(self, *, counts: NDArray[np.int64] | None = None, total: int | None = None) -> PrecisionRecall:
-        """Args:
-        counts: (N,), how often each item is in the sample; once each if left out.
-        total: Positives there are, if some have no score.
+        """Points of its precision-recall curve.
+
+        Args:
+            counts: (N,), how often each item is in the sample; once each if left out.
+            total: Positives there are, if some have no score.
         """
         counts = np.ones(len(self.order), np.int64) if counts is None else counts[self.order]
         seen = np.cumsum(counts)[self.ends]

@@ -21,6 +21,7 @@ from genrep.evaluate.cli import (
     stages_bar,
     use_threads,
 )
+from genrep.evaluate.detect_command import detect
 from genrep.evaluate.fidelity_command import fidelity
 from genrep.evaluate.svm_command import svm
 from genrep.shards.cli import Group, faults_in_one_line, interruptible
@@ -113,6 +114,7 @@ def main() -> None:
 main.add_command(fidelity)
 main.add_command(views)
 main.add_command(svm)
+main.add_command(detect)
 
 
 @main.command()

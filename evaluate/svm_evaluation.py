@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genrep.evaluate.average_precision import Ranking, ranking
+from genrep.evaluate.average_precision import ranking
 from genrep.evaluate.data import Part, RealData, Source
-from genrep.evaluate.data.part import SIDE, file_split
+from genrep.evaluate.data.part import SIDE
 from genrep.evaluate.encoders import load_encoder, run_folder
 from genrep.evaluate.features import Encoder, Progress, backbone_encoder, key_of, part_features
 from genrep.evaluate.floors import floors
@@ -59,11 +59,10 @@ def open_multi_label(root: Path, *, splits: str = "trainval,test", difficult: Di
     digest = hashlib.sha256()
 
     def part(split: VocSplit, source: Source) -> Part:
-        files = file_split(split.files, np.zeros(len(split.files), np.int64), root)  # of which each has several labels
         labels = np.where(split.labels == 0, 1, split.labels) if difficult == "positive" else split.labels
-        digest.update(files.hash())
+        digest.update(split.images.hash())
         digest.update(labels.tobytes())
-        return Part(source, np.arange(len(labels)), labels, lambda rows: files.read(np.asarray(rows)))
+        return Part(source, np.arange(len(labels)), labels, lambda rows: split.images.read(np.asarray(rows)))
 
     fit_part, test_part = part(fit, "train"), part(test, "test")
     if missing := [name for name, labels in zip(test.class_names, test_part.labels.T, strict=True) if max(labels) < 1]:
@@ -169,18 +168,16 @@ def score_multi_label(svms: Svms, features: NDArray[np.float64], data: MultiLabe
     numbers = {
         f"m{name}": float(np.mean([of[name] for of in per_class.values()])) for name in ("ap_11_point", "ap_area")
     }
-    drawn = [_map_11_point(rankings, rows, counts) for counts in resamples(len(labels), seed=seed)]
+    drawn = []
+    for counts in resamples(len(labels), seed=seed):
+        curves = [each.curve(counts=counts[some]) for each, some in zip(rankings, rows, strict=True)]
+        if held := [curve.at_points(11) for curve in curves if curve.total]:  # classes that a resampled image holds
+            drawn.append(float(np.mean(held)))
     settings = {
         "cost_choice": "area under the interpolated curve, 3 folds of the fit part",
         "tried": {name: _written(tried) for name, tried in zip(data.class_names, svms.tried, strict=True)},
     }
     return TransferScore(numbers, spread(drawn), per_class, features.shape[1], settings)
-
-
-def _map_11_point(rankings: list[Ranking], rows: list[NDArray[np.int64]], counts: NDArray[np.int64]) -> float:
-    """On resampled images; a class that none of them holds takes no part."""
-    curves = [each.curve(counts=counts[some]) for each, some in zip(rankings, rows, strict=True)]
-    return float(np.mean([curve.at_points(11) for curve in curves if curve.total] or [0.0]))
 
 
 def score_single_label(svms: Svms, features: NDArray[np.float64], data: RealData, *, seed: int) -> TransferScore:

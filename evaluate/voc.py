@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genrep.evaluate.data.part import Split, file_split
 from genrep.shards.errors import DataError
 
 YEAR = "VOC2007"  # what a split without a year belongs to
@@ -44,14 +46,23 @@ class VocSplit:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
 
+    @cached_property
+    def images(self) -> Split:
+        """Their contents, named from the folder of the year on."""
+        return file_split(self.files, self.files[0].parents[2])
+
+    @property
+    def annotations(self) -> list[Path]:
+        """The XML file of each image."""
+        return [file.parent.parent / "Annotations" / f"{file.stem}.xml" for file in self.files]
+
     def boxes(self, row: int) -> list[Box]:
         """The objects of an image, from its XML file.
 
         Raises:
             DataError: If the file cannot be read, or has a class or a box that cannot be.
         """
-        image = self.files[row]
-        return _read_boxes(image.parent.parent / "Annotations" / f"{image.stem}.xml", self.class_names)
+        return _read_boxes(self.annotations[row], self.class_names)
 
 
 def open_voc(root: Path, splits: str) -> tuple[VocSplit, VocSplit]:

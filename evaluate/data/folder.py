@@ -51,4 +51,4 @@ def _labelled_files(folder: Path, root: Path, classes: Collection[str] | None) -
 
 def _split(files: dict[str, list[Path]], classes: tuple[str, ...], root: Path) -> Split:
     labels = np.repeat(np.arange(len(classes)), [len(files[c]) for c in classes])
-    return file_split([file for c in classes for file in files[c]], labels, root)
+    return file_split([file for c in classes for file in files[c]], root, labels)

@@ -179,14 +179,15 @@ def held_out_of(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return mask
 
 
-def file_split(files: Sequence[Path], labels: NDArray[np.int64], root: Path) -> Split:
-    """Image files below ``root``."""
+def file_split(files: Sequence[Path], root: Path, labels: NDArray[np.int64] | None = None) -> Split:
+    """Image files below ``root``; ``labels`` are left out where an image has several."""
 
     def content(position: int) -> bytes:
         with _readable(files[position]):
             return files[position].read_bytes()
 
     names = [file.relative_to(root).as_posix() for file in files]
+    labels = np.zeros(len(files), np.int64) if labels is None else labels
     return Split(names, labels, content, lambda data, name: decoded(data, str(root / name)), files)
 
 

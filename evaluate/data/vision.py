@@ -131,7 +131,7 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 
 
 def _files(files: Labelled, root: Path) -> Split:
-    return file_split([file for file, _ in files], np.array([label for _, label in files]), root)
+    return file_split([file for file, _ in files], root, np.array([label for _, label in files]))
 
 
 def _firsts(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

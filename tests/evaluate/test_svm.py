@@ -138,10 +138,11 @@ def test_resamples_draw_as_many_images_with_replacement():
 
 @pytest.fixture
 def floor(monkeypatch):
-    """One floor only: the test is about something else."""
-    monkeypatch.setattr(
-        "genrep.evaluate.svm_evaluation.floors", lambda backbone, *, side: [untrained_convolution(side)]
-    )
+    """One floor, two decades, few resamples, for speed: the test is about something else."""
+    one = lambda backbone, *, side: [untrained_convolution(side)]  # noqa: E731
+    monkeypatch.setattr("genrep.evaluate.svm_evaluation.floors", one)
+    monkeypatch.setattr("genrep.evaluate.svm.DECADES", (0.01, 1.0))
+    monkeypatch.setattr("genrep.evaluate.resamples.NUM_RESAMPLES", 20)
 
 
 def lists(voc, split):
@@ -216,7 +217,7 @@ def test_colours_are_found(run, voc, tmp_path, floor):
     assert result.floors["untrained convolution"].numbers["map_11_point"] > 0.7
 
 
-def test_images_of_one_class_have_mean_per_class_accuracy_and_top1(run, photographs, tmp_path):
+def test_images_of_one_class_have_mean_per_class_accuracy_and_top1(run, photographs, tmp_path, floor):
     out = tmp_path / "result.json"
     outcome = invoke("--checkpoint", run, "--data", f"imagefolder:{photographs}", "--threads", 1, "--out", out)
     assert outcome.exit_code == 0, outcome.output
