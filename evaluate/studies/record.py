@@ -24,6 +24,8 @@ MEASURES = tuple(f"{probe}, {shift}" for shift in SHIFTS.values() for probe in P
 # what separates encoders; the full probe does not: an untrained convolution wins it
 TELLING = tuple(measure for measure in MEASURES if not measure.startswith(PROBES[0]))
 
+MOST_IMAGES = 2**24  # that a test part may have: a record from elsewhere cannot fill the memory
+
 
 @dataclass(frozen=True)
 class Record:
@@ -52,8 +54,11 @@ class Record:
     def right(self, measure: str) -> NDArray[np.float64]:
         """Of each test image (N,) the share of draws that were right."""
         packed = self.content["right"][measure]
-        counts = np.frombuffer(zlib.decompress(base64.b64decode(packed["counts"])), np.uint8)
-        return counts / packed["draws"]
+        unpacking = zlib.decompressobj()
+        counts = unpacking.decompress(base64.b64decode(packed["counts"]), MOST_IMAGES)
+        if not unpacking.eof:
+            raise ValueError(f"{measure}: counts of more than {MOST_IMAGES:,} images, or cut off")
+        return np.frombuffer(counts, np.uint8) / packed["draws"]
 
 
 def pack(right: NDArray[np.int64], *, draws: int) -> dict[str, Any]:

@@ -1,8 +1,12 @@
+import base64
+import json
+import zlib
+
 import numpy as np
 import pytest
 
 from genrep.evaluate.studies.cell import Cell
-from genrep.evaluate.studies.record import MEASURES, Records, pack
+from genrep.evaluate.studies.record import MEASURES, MOST_IMAGES, Records, pack
 from genrep.shards.errors import DataError
 
 
@@ -34,3 +38,16 @@ def test_records_of_other_data_are_refused(tmp_path, finish, make_setting):
     finish(cell)
     with pytest.raises(DataError, match=r"was measured on bars, not stripes: choose another --out, or that --data"):
         Records(tmp_path, data="stripes")[cell]
+
+
+def test_counts_that_would_fill_the_memory_are_refused_before_they_do(records, finish, make_setting):
+    cell = Cell(make_setting(), 0)
+    finish(cell)
+    path = records.path(cell)
+    content = json.loads(path.read_text())
+    bomb = zlib.compress(bytes(MOST_IMAGES + 1), 9)
+    for measure in content["right"]:
+        content["right"][measure]["counts"] = base64.b64encode(bomb).decode()
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"counts of more than 16,777,216 images.*remove it"):
+        records[cell]
