@@ -175,6 +175,6 @@ def _padded(size: Any, unit: int) -> Any:
 
 
 def _put_octal(numbers: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-    """The last digits of numbers (N,) into ``out`` (N, count), column by column: what is computed stays in the cache."""
+    """The last digits of numbers (N,) into ``out`` (N, count); what is computed for one column stays in the cache."""
     for place in range(out.shape[1]):
         out[:, -1 - place] = ord("0") + (numbers >> 3 * place & 7)
