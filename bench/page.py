@@ -2,7 +2,7 @@
 
     python -m bench.page build/bench --into docs/performance.md
 
-No number on that page is typed by hand.
+Nothing in that part is typed by hand.
 """
 
 from pathlib import Path

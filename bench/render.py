@@ -22,7 +22,7 @@ from genrep.generate import biggan
 from genrep.generate.backends import rendering
 from genrep.generate.defaults import make_recipe
 from genrep.generate.generators import LoadedGenerator
-from genrep.generate.render import to_pixels
+from genrep.generate.pixels import to_pixels
 from genrep.shards.errors import DataError
 
 TRUNCATION = 1.0

@@ -33,7 +33,7 @@ from genrep.train.loop import Metrics, train
 from genrep.train.losses import nt_xent
 from genrep.train.optimisers import build_optimiser
 
-BATCH, FIRST = 256, 2  # pairs; steps that are not counted
+BATCH, FIRST = 256, 4  # pairs; steps that are not counted: loaders have some batches ready when training begins
 BARE, GENREP, LIGHTLY = "bare network on a tensor in memory", "genrep-train", "lightly's SimCLR loop"
 
 
@@ -54,7 +54,8 @@ def main(steps: int, rounds: int, out: Path | None) -> None:
         loops: dict[str, Callable[[Path], list[float]]] = {
             GENREP: lambda run: genrep_loop(shards, config, run, waits),
             BARE: lambda run: bare_loop(shards, config),
-            LIGHTLY: lambda run: lightly_loop(files, config),
+            f"{LIGHTLY}, 1 worker": lambda run: lightly_loop(files, config, workers=1),
+            f"{LIGHTLY}, 2 workers": lambda run: lightly_loop(files, config, workers=2),
         }
         speeds: dict[str, list[float]] = {name: [] for name in loops}
         for number in range(rounds):
@@ -66,6 +67,7 @@ def main(steps: int, rounds: int, out: Path | None) -> None:
             LIGHTLY: lambda: sum(2 * len(first) for (first, _), *_ in lightly_loader(files, config, workers=0)),
         }
         loading = rates(loaders, rounds=rounds)
+    fastest = max(list(loops)[2:], key=lambda name: statistics.median(speeds[name]))
     Report(
         name="train",
         about=f"Train SimCLR on 28 px pairs, {config.backbone}, batches of {BATCH} pairs, {steps - FIRST} steps after "
@@ -77,10 +79,10 @@ def main(steps: int, rounds: int, out: Path | None) -> None:
         targets=[
             Target("train: step time", BARE, 0.95, ratio(speeds, GENREP, BARE), "%"),
             Target("train: data wait", "the step's time", 0.05, statistics.median(waits), "%", at_most=True),
-            Target("train: images/s", LIGHTLY, 1.4, ratio(speeds, GENREP, LIGHTLY)),
+            Target("train: images/s", fastest, 1.4, ratio(speeds, GENREP, fastest)),
             Target("train: CPU time of loading", LIGHTLY, 0.1, ratio(loading, LIGHTLY, GENREP), "%", at_most=True),
         ],
-        threads="one thread for the network, one for loading",
+        threads="one thread for the network, loading beside it",
     ).show(out)
 
 
@@ -119,7 +121,7 @@ def bare_loop(shards: ShardDataset, config: TrainConfig) -> list[float]:
     return ends
 
 
-def lightly_loop(files: Path, config: TrainConfig) -> list[float]:
+def lightly_loop(files: Path, config: TrainConfig, *, workers: int) -> list[float]:
     """The loop of lightly's SimCLR example."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -130,7 +132,7 @@ def lightly_loop(files: Path, config: TrainConfig) -> list[float]:
     criterion = NTXentLoss(temperature=config.temperature)
     optimiser = build_optimiser(config.optimiser, network.parameters())
     ends = []
-    for (first, second), *_ in lightly_loader(files, config, workers=1):
+    for (first, second), *_ in lightly_loader(files, config, workers=workers):
         loss = criterion(network(first), network(second))
         loss.backward()
         optimiser.step()

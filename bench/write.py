@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from bench.report import Report, Target, Way, out_option, rates, ratio, rounds_option, summary
-from genrep.generate.render import to_pixels
+from genrep.generate.pixels import to_pixels
 from genrep.shards import codec, fashion_mnist
 from genrep.shards.batch import Batch
 from genrep.shards.layout import FORMAT, ShardSpec

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from genrep.generate.backends import backend_environment, rendering
 from genrep.generate.generators import LoadedGenerator
+from genrep.generate.pixels import to_pixels
 from genrep.generate.recipe import Recipe
 from genrep.generate.samples import Drawn, describe_samples, draw_samples, strength_columns
 from genrep.generate.streams import CudaDevice, to_device, to_host
@@ -177,12 +178,6 @@ class Renderer:
     def _precision(self) -> AbstractContextManager[Any]:
         name = self._recipe.render.dtype
         return nullcontext() if name == "float32" else torch.autocast(self._device.type, dtype=getattr(torch, name))
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Float (B, C, H, W) in [-1, 1] -> uint8 (B, H, W, C): (x + 1) * 127.5, rounded half to even, clipped."""
-    grey_levels = (images.float() + 1).mul_(127.5).round_().clamp_(0, 255)
-    return grey_levels.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _shrunk(images: Tensor, height: int, width: int) -> Tensor:

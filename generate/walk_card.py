@@ -432,7 +432,7 @@ def filmstrip(
     """A picture (H, W, 3) of the walks: a block a direction, a row a sample, a column a coefficient from -1 to 1."""
     from PIL import Image, ImageDraw
 
-    from genrep.generate.render import to_pixels
+    from genrep.generate.pixels import to_pixels
 
     check_walks(generator, walks)
     images = SteeredImages(generator, latent_space=walks.latent_space, truncation=truncation, device=device)

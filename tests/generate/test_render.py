@@ -7,22 +7,14 @@ import torch
 from genrep.generate.defaults import make_recipe
 from genrep.generate.generators import load_generator
 from genrep.generate.latents import anchor_latents, noise_seeds
-from genrep.generate.render import Renderer, render_environment, render_settings, to_pixels
+from genrep.generate.pixels import to_pixels
+from genrep.generate.render import Renderer, render_environment, render_settings
 from genrep.shards.errors import DataError
 
 
 def rendered(generator, recipe, first, count):
     batches = list(Renderer(generator, recipe).batches(first, count))
     return batches, np.concatenate([batch.images for batch in batches])
-
-
-def test_pixels_are_rounded_from_the_unit_range_and_clipped():
-    values = torch.tensor([-1.0, -2.0, 1.0, 2.0, 0.0, -1 + 1 / 127.5, -1 + 1.6 / 127.5])
-    assert to_pixels(values.view(1, 1, 1, 7)).flatten().tolist() == [0, 0, 255, 255, 128, 1, 2]
-
-
-def test_pixels_come_channels_last():
-    assert to_pixels(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
 
 
 @pytest.mark.parametrize("name", ["conditional", "wide", "mapped"])
