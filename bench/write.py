@@ -41,12 +41,15 @@ REACH = {  # (side, format) -> way -> genrep's ratio to it
 @click.option(
     "--format", "image_format", type=click.Choice(["png", "jpg"]), help="[default: png at 28 px, jpg q95 4:4:4 at 128]"
 )
-@click.option("--n", "num_pairs", default=2048, show_default=True, type=click.IntRange(min=64), help="Pairs a shard.")
+@click.option(
+    "--n", "num_pairs", type=click.IntRange(min=64), help="Pairs a shard.  [default: 4096 at 28 px, 2048 at 128]"
+)
 @rounds_option(5)
 @out_option
-def main(size: str, image_format: str | None, num_pairs: int, rounds: int, out: Path | None) -> None:
+def main(size: str, image_format: str | None, num_pairs: int | None, rounds: int, out: Path | None) -> None:
     """Pairs a CPU-second of each way, its spread, and its ratio to the authors' way."""
     torch.set_num_threads(1)
+    num_pairs = num_pairs or (4096 if size == "28" else 2048)
     pixels = garments(num_pairs) if size == "28" else photographs(num_pairs, int(size))
     image_format = image_format or codec.default_format(*pixels.shape[2:4])
     images, latents = floats(pixels), standard_latents(num_pairs)
