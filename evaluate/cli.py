@@ -4,7 +4,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,12 +44,11 @@ DATA = click.option(
     show_default=True,
     help="fashion-mnist, imagefolder:PATH, torchvision:NAME:ROOT, wds:TRAIN,TEST or hf:ID.",
 )
-ENCODER = click.option(
-    "--checkpoint",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a run, a checkpoint in it, or an encoder of others as torchvision:NAME:FILE.",
-)
+CHECKPOINT: dict[str, Any] = {
+    "type": click.Path(path_type=Path),
+    "help": "Folder of a run, a checkpoint in it, or torchscript:FILE, torchvision:NAME:FILE, timm:NAME:FILE.",
+}
+ENCODER = click.option("--checkpoint", required=True, **CHECKPOINT)
 RESULT = click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -95,18 +94,23 @@ def present_device(name: str | None) -> str:
     return name
 
 
-def result_place(measure: str, checkpoint: Path, data_name: str, options: dict[str, tuple[object, object]]) -> Path:
+def result_place(measure: str, checkpoint: Path, data_name: str, how: Sequence[str]) -> Path:
     """Where a result goes unless the user says, in the folder of the run: named after what is measured, and how.
 
     Args:
-        options: Name -> value and default; the name of the file tells those that differ.
+        how: Words for what is not as usual.
     """
     from genrep.evaluate.encoders import file_of, run_folder
 
-    words = [measure, *(re.sub(r"[^\w.]+", "-", Path(word).name) for word in data_name.split(":"))]
-    words += [re.sub(r"[^\w.]+", "-", f"{name}{value}") for name, (value, usual) in options.items() if value != usual]
+    words = [measure, *(Path(word).name for word in data_name.split(":")), *how]
+    words = [re.sub(r"[^\w.]+", "-", word) for word in words]
     words += [file_of(checkpoint).stem] if file_of(checkpoint).is_file() else []
     return run_folder(checkpoint) / "evaluation" / f"{'-'.join(words)}.json"
+
+
+def unusual(options: Mapping[str, tuple[object, object]]) -> list[str]:
+    """A word for each option, name -> value and default, that is not at its default."""
+    return [f"{name}{value}" for name, (value, default) in options.items() if value != default]
 
 
 def check_writable(path: Path) -> None:

@@ -11,14 +11,19 @@ import click
 
 from genrep.evaluate.audit_command import views
 from genrep.evaluate.cli import (
+    CHECKPOINT,
     DATA,
     DEVICE,
+    ENCODER,
     QUIET,
+    RESULT,
     THREADS,
     Numbers,
     check_writable,
     present_device,
+    result_place,
     stages_bar,
+    unusual,
     use_threads,
 )
 from genrep.evaluate.detect_command import detect
@@ -28,11 +33,6 @@ from genrep.shards.cli import Group, faults_in_one_line, interruptible
 
 if TYPE_CHECKING:
     from genrep.evaluate.draws import Labels
-
-CHECKPOINT: dict[str, Any] = {
-    "type": click.Path(path_type=Path),
-    "help": "Folder of a run, a checkpoint in it, or torchscript:FILE, torchvision:NAME:FILE, timm:NAME:FILE.",
-}
 
 
 class LabelsType(click.ParamType):
@@ -70,12 +70,7 @@ OPTIONS = [
         show_default=True,
         help="affine: all images, of fit and test, under random rotation, scale, shift and flip.",
     ),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Where the result.json goes.  [default: in evaluation/ of the run, named after the measurement]",
-    ),
+    RESULT,
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the label draws."),
     click.option(
         "--cache",
@@ -118,7 +113,7 @@ main.add_command(detect)
 
 
 @main.command()
-@click.option("--checkpoint", required=True, **CHECKPOINT)
+@ENCODER
 @click.option(
     "--grid",
     type=click.Choice(["narrow", "wide"]),
@@ -357,17 +352,9 @@ def _follow(
 def _named(
     measure: str, checkpoint: Path, data_name: str, *, labels_per_class: "Labels", shift: str, seed: int
 ) -> Path:
-    """Where a result goes unless the user says: a name for each measurement, in the folder of the run."""
-    from genrep.evaluate.encoders import file_of, run_folder
-
-    kind, _, place = data_name.partition(":")
-    words = [measure, kind]
-    words += [re.sub(r"\W+", "-", Path(place).name)] if place else []
-    words += _labels_word(labels_per_class)
-    words += [shift] if shift != "none" else []
-    words += [f"seed{seed}"] if seed else []
-    words += [file_of(checkpoint).stem] if file_of(checkpoint).is_file() else []
-    return run_folder(checkpoint) / "evaluation" / f"{'-'.join(words)}.json"
+    """Where a result goes unless the user says."""
+    how = [*_labels_word(labels_per_class), *unusual({"": (shift, "none"), "seed": (seed, 0)})]
+    return result_place(measure, checkpoint, data_name, how)
 
 
 def _labels_word(labels: "Labels") -> list[str]:

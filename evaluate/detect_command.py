@@ -18,6 +18,7 @@ from genrep.evaluate.cli import (
     present_device,
     result_place,
     stages_bar,
+    unusual,
     use_threads,
 )
 from genrep.shards.cli import Command, faults_in_one_line, interruptible
@@ -104,7 +105,7 @@ def detect(
             "": (splits, SPLITS),
             **{name.replace("_", "-"): (settings[name], usual) for name, usual in vars(DetectSettings()).items()},
         }
-        out = out or result_place("detect", checkpoint, data_name, differing)
+        out = out or result_place("detect", checkpoint, data_name, unusual(differing))
         check_writable(out)
         use_threads(threads)
         with stages_bar(quiet=quiet) as progress:

@@ -18,6 +18,7 @@ from genrep.evaluate.cli import (
     present_device,
     result_place,
     stages_bar,
+    unusual,
     use_threads,
 )
 from genrep.shards.cli import Command, faults_in_one_line, interruptible
@@ -112,7 +113,7 @@ def svm(
             "crop": (crop, None),
             "seed": (seed, 0),
         }
-        out = out or result_place("svm", checkpoint, data_name, differing)
+        out = out or result_place("svm", checkpoint, data_name, unusual(differing))
         check_writable(out)
         use_threads(threads)
         name = present_device(device)
