@@ -124,6 +124,9 @@ def prepared(
     ways[PUBLISHED] = lambda: package(drifting)
     ways[EVAL] = lambda: package(still)
     for name, options in GENREP.items():
+        if options.get("dtype") == "bfloat16" and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+            click.echo(f"{name}: this processor has no AVX-512, on which it is many times slower", err=True)
+            continue
         started = time.perf_counter()
         try:
             ways[name] = way_of_genrep(generator, options, latents, labels)
