@@ -39,8 +39,9 @@ system:
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py --out demo
 
+# two processes share the files of tests
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
