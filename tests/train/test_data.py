@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from wave_sets import NUM_SAMPLES, image_of, write_set
+from wave_sets import NUM_SAMPLES, damage, image_of, write_set
 
 import genrep.shards
 from genrep.shards.errors import DataError
@@ -154,16 +154,6 @@ def test_the_batches_of_an_ffcv_file_are_those_of_the_tars(tmp_path, shape, view
 
 
 # damaged samples
-
-
-def damage(folder, *samples, member="anchor.png"):
-    for sample in samples:
-        place = bytes(genrep.shards.open(folder).members(sample)[member])
-        tar = folder / f"shard-{sample // 16:06d}.tar"
-        content = tar.read_bytes()
-        assert content.count(place) == 1
-        tar.write_bytes(content.replace(place, place[:50] + bytes(len(place) - 50)))
-    return folder
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,8 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from test_data import damage
-from wave_sets import command, metrics_of, write_set
+from wave_sets import command, damage, metrics_of, write_set
 
 import genrep.shards
 from genrep.shards.ffcv import export_ffcv

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+import genrep.shards
 from genrep.shards.batch import Batch
 from genrep.shards.writer import DatasetWriter
 
@@ -76,3 +77,14 @@ def command(module, *arguments):
 def metrics_of(run):
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def damage(folder, *samples, member="anchor.png"):
+    """Zeros from byte 50 on, in a member of these samples; the folder."""
+    for sample in samples:
+        place = bytes(genrep.shards.open(folder).members(sample)[member])
+        tar = folder / f"shard-{sample // 16:06d}.tar"
+        content = tar.read_bytes()
+        assert content.count(place) == 1
+        tar.write_bytes(content.replace(place, place[:50] + bytes(len(place) - 50)))
+    return folder
