@@ -9,13 +9,18 @@ from genrep.evaluate.data.part import SUFFIXES, RealData, Split, file_split, rea
 from genrep.shards.errors import DataError
 
 
-def open_folder(name: str, root: Path, *, classes: Collection[str] | None = None) -> RealData:
+def open_folder(
+    name: str, root: Path, *, classes: Collection[str] | None = None, tests: tuple[str, ...] = ("test", "val")
+) -> RealData:
     """Every class folder of ``root``, or these.
+
+    Args:
+        tests: Folders that the test part may lie in; the first that is there, else the last.
 
     Raises:
         DataError: If it is not there (the message says where to put it), or not of this layout.
     """
-    test_root = root / ("test" if (root / "test").is_dir() else "val")
+    test_root = root / next((test for test in tests if (root / test).is_dir()), tests[-1])
     train, test = (_labelled_files(folder, root, classes) for folder in (root / "train", test_root))
     if lonely := set(train) ^ set(test):
         raise DataError(

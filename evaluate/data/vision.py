@@ -81,7 +81,7 @@ def open_vision(name: str) -> RealData:
         raise DataError(f"unknown data {name!r}: use torchvision:NAME:ROOT with NAME one of {', '.join(NAMES)}")
     root = Path(rest[0]).expanduser()
     if kind in FOLDERS:
-        return open_folder(name, root, classes=FOLDERS[kind])
+        return open_folder(name, root, classes=FOLDERS[kind], tests=("val",))  # test/ has no labels
     if kind in ARRAYS:
         return _arrays(name, kind, root)
     layout = LAYOUTS[kind]
