@@ -129,7 +129,11 @@ main.add_command(detect)
     help="genrep: the paper's own, SGD on random crops; last epoch, and best epoch on the test images beside it.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Of --protocol genrep.  [default: 100]")
-@click.option("--learning-rates", type=Numbers(float), help="Of --protocol genrep, a batch.  [default: 0.06,0.3,1]")
+@click.option(
+    "--learning-rates",
+    type=Numbers(float),
+    help="Of --protocol genrep, all trained side by side.  [default: 0.06,0.3,1]",
+)
 @click.option("--probe-seeds", type=click.IntRange(min=1), help="Of --protocol genrep, layers a rate.  [default: 3]")
 @_options
 def linear(

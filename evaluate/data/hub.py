@@ -1,10 +1,11 @@
 """Data sets of the Hugging Face hub, and folders of this machine that `datasets` loads."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genrep.evaluate.data.part import RealData, Split, decoded, real_data
+from genrep.evaluate.data.part import RealData, Split, decoded, file_bytes, real_data
 from genrep.shards.errors import DataError
 
 VALIDATION = ("validation", "valid", "val", "dev")
@@ -21,14 +22,13 @@ def open_hub(name: str, place: str) -> RealData:
     """
     splits = _loaded(place)
     columns = _columns(splits, place)
-    tests = [
-        part for part in ("test", *VALIDATION) if part in splits and min(splits[part][columns[1]], default=-1) >= 0
-    ]
-    if "train" not in splits or not tests:
+    labelled = [part for part in splits if min(splits[part][columns[1]], default=-1) >= 0]
+    tests = [part for part in ("test", *VALIDATION) if part in labelled]
+    if "train" not in labelled or not tests:
         raise DataError(
             f"{place} has the parts {', '.join(splits)}: it needs train, and test or validation, with labels"
         )
-    held_out = next((part for part in VALIDATION if part in splits and tests[0] == "test"), None)
+    held_out = next((part for part in VALIDATION if part in labelled and tests[0] == "test"), None)
     train = _split(splits["train"], "train", columns)
     mask = None
     if held_out is not None:
@@ -72,8 +72,7 @@ def _split(table: Any, part: str, columns: tuple[str, str]) -> Split:
         row = encoded[position][image]
         if row["bytes"] is not None:
             return row["bytes"]
-        with open(row["path"], "rb") as file:
-            return file.read()
+        return file_bytes(Path(row["path"]))
 
     names = [f"{part}, row {row}" for row in range(len(table))]
     return Split(names, np.array(table[label]), content, decoded)

@@ -181,12 +181,17 @@ def file_split(files: Sequence[Path], root: Path, labels: NDArray[np.int64] | No
     """Image files below ``root``; ``labels`` are left out where an image has several."""
 
     def content(position: int) -> bytes:
-        with _readable(files[position]):
-            return files[position].read_bytes()
+        return file_bytes(files[position])
 
     names = [file.relative_to(root).as_posix() for file in files]
     labels = np.zeros(len(files), np.int64) if labels is None else labels
     return Split(names, labels, content, lambda data, name: decoded(data, str(root / name)), files)
+
+
+def file_bytes(file: Path) -> bytes:
+    """Raises DataError if it cannot be read."""
+    with _readable(file):
+        return file.read_bytes()
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def test_imagenet_100_is_those_classes_of_an_image_folder(tmp_path):
         for split, count in (("train", 2), ("val", 1)):
             for number in range(count):
                 save_image(tmp_path / split / wordnet_id / f"{number}.png", number)
+    save_image(tmp_path / "test" / "ILSVRC2012_test_00000001.JPEG", 0)  # without labels, as ImageNet's are
     assert len(open_data(f"torchvision:ImageNet:{tmp_path}").class_names) == 101
     data = open_data(f"torchvision:ImageNet-100:{tmp_path}")
     assert data.class_names == tuple(sorted(IMAGENET_100))
@@ -348,6 +349,16 @@ def test_a_data_set_without_a_test_part_is_refused(hub_cache):
     write_tables(hub_cache, train=[0, 1, 2, 3])
     with pytest.raises(DataError, match="has the parts train: it needs train, and test or validation"):
         open_data(f"hf:{hub_cache}")
+
+
+def test_parts_without_labels_are_not_tested_on(hub_cache):
+    import datasets
+
+    write_tables(hub_cache, train=[0, 1, 2, 3], validation=[10, 11], test=[20, 21])
+    file = hub_cache / "test-00000-of-00001.parquet"
+    table = datasets.Dataset.from_parquet(str(file))
+    table.map(lambda row: {"kind": -1}, features=table.features).to_parquet(file)
+    assert greys(open_data(f"hf:{hub_cache}").test) == [10, 11]
 
 
 def test_what_hugging_face_cannot_load_is_one_line(tmp_path):
