@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,24 @@ def check_writable(path: Path) -> None:
     effective = os.access in os.supports_effective_ids
     if not (folder.is_dir() and os.access(folder, os.W_OK, effective_ids=effective)):
         raise DataError(f"nothing can be written into {folder}: choose another --out")
+
+
+@contextmanager
+def computing(device: str | None, *, threads: int | None, quiet: bool) -> Iterator[dict[str, Any]]:
+    """What every measurement is given: ``device``, ``progress``, shown as a bar, and the ``command`` typed.
+
+    Raises:
+        DataError: If torch cannot use the device.
+    """
+    use_threads(threads)
+    command = shlex.join(["genrep-evaluate", *sys.argv[1:]])
+    with stages_bar(quiet=quiet) as progress:
+        yield {"device": present_device(device), "progress": progress, "command": command}
+
+
+def dtype_on(device: str, dtype: str | None) -> str:
+    """What networks compute in unless the user says: float16 on a GPU, else float32."""
+    return dtype or ("float32" if device == "cpu" else "float16")
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """genrep-evaluate: from a checkpoint and real images to numbers."""
 
 import re
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,10 @@ from genrep.evaluate.cli import (
     THREADS,
     Numbers,
     check_writable,
-    present_device,
+    computing,
+    dtype_on,
     result_place,
-    stages_bar,
     unusual,
-    use_threads,
 )
 from genrep.evaluate.detect_command import detect
 from genrep.evaluate.fidelity_command import fidelity
@@ -231,9 +228,7 @@ def _measure(
         ]
         for path in outs:
             check_writable(path)
-        use_threads(threads)
-        with stages_bar(quiet=quiet) as progress:
-            name = present_device(device)
+        with computing(device, threads=threads, quiet=quiet) as how:
             results = evaluate(
                 checkpoint,
                 open_data(data_name),
@@ -241,10 +236,8 @@ def _measure(
                 shift=shift,
                 seed=seed,
                 cache=cache,
-                device=name,
-                dtype=dtype or ("float32" if name == "cpu" else "float16"),
-                progress=progress,
-                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+                dtype=dtype_on(how["device"], dtype),
+                **how,
             )
         for result, path in zip(results, outs, strict=True):
             write_result(result, path)
@@ -277,19 +270,15 @@ def _measure_by_protocol(
 
         out = out or _named("linear-genrep", checkpoint, data_name, labels_per_class=None, shift="none", seed=seed)
         check_writable(out)
-        use_threads(threads)
-        with stages_bar(quiet=quiet) as progress:
-            name = present_device(device)
+        with computing(device, threads=threads, quiet=quiet) as how:
             result = evaluate_by_protocol(
                 checkpoint,
                 open_data(data_name),
                 Protocol(**settings),
                 seed=seed,
                 cache=cache,
-                device=name,
-                dtype=dtype or ("float32" if name == "cpu" else "float16"),
-                progress=progress,
-                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+                dtype=dtype_on(how["device"], dtype),
+                **how,
             )
         write_result(result, out)
     if not quiet:
@@ -325,12 +314,11 @@ def _follow(
         named = _named("follow-knn", run, data_name, **settings)
         out = out or run / "evaluation" / f"{named.stem}.jsonl"  # the run may not be there yet
         check_writable(out)
-        use_threads(threads)
         data, probe = open_data(data_name), KnnProbe(labels_per_class[0])
         check_labels([probe], data)
         if not checkpoints(run) and not quiet:
             click.echo(f"{run} has no checkpoint yet: waiting for it", err=True)
-        with stages_bar(quiet=quiet) as progress:
+        with computing(device, threads=threads, quiet=quiet) as how:
             lines = follow(
                 run,
                 data,
@@ -338,9 +326,7 @@ def _follow(
                 out,
                 shift=shift,
                 seed=seed,
-                device=present_device(device),
-                progress=progress,
-                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+                **how,
             )
             for line in lines:
                 if not quiet:

@@ -1,7 +1,5 @@
 """genrep-evaluate detect: a detector fine-tuned from a backbone, as on PASCAL VOC."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,9 @@ from genrep.evaluate.cli import (
     SEED,
     THREADS,
     check_writable,
-    present_device,
+    computing,
     result_place,
-    stages_bar,
     unusual,
-    use_threads,
 )
 from genrep.shards.cli import Command, faults_in_one_line, interruptible
 
@@ -107,8 +103,7 @@ def detect(
         }
         out = out or result_place("detect", checkpoint, data_name, unusual(differing))
         check_writable(out)
-        use_threads(threads)
-        with stages_bar(quiet=quiet) as progress:
+        with computing(device, threads=threads, quiet=quiet) as how:
             result = evaluate_detect(
                 checkpoint,
                 Path(place).expanduser(),
@@ -116,9 +111,7 @@ def detect(
                 splits=splits,
                 floor=floor,
                 cache=cache,
-                device=present_device(device),
-                progress=progress,
-                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+                **how,
             )
         write_transfer(result, out)
     if not quiet:

@@ -1,7 +1,5 @@
 """genrep-evaluate svm: linear support vector machines on frozen features, as on PASCAL VOC 2007 and Caltech-101."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ from genrep.evaluate.cli import (
     SEED,
     THREADS,
     check_writable,
-    present_device,
+    computing,
+    dtype_on,
     result_place,
-    stages_bar,
     unusual,
-    use_threads,
 )
 from genrep.shards.cli import Command, faults_in_one_line, interruptible
 
@@ -115,9 +112,7 @@ def svm(
         }
         out = out or result_place("svm", checkpoint, data_name, unusual(differing))
         check_writable(out)
-        use_threads(threads)
-        name = present_device(device)
-        with stages_bar(quiet=quiet) as progress:
+        with computing(device, threads=threads, quiet=quiet) as how:
             result = evaluate_svm(
                 checkpoint,
                 open_multi_label(Path(place).expanduser(), splits=splits, difficult=difficult)
@@ -126,10 +121,8 @@ def svm(
                 crop=crop,
                 seed=seed,
                 cache=cache,
-                device=name,
-                dtype=dtype or ("float32" if name == "cpu" else "float16"),
-                progress=progress,
-                command=shlex.join(["genrep-evaluate", *sys.argv[1:]]),
+                dtype=dtype_on(how["device"], dtype),
+                **how,
             )
         write_transfer(result, out)
     if not quiet:
