@@ -46,7 +46,7 @@ test: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# every row of docs/performance.md but the full line, on two idle cores in under 15 minutes: Markdown and JSON in $(BENCH)
+# every row of docs/performance.md but the full line, meant for 15 minutes of two idle cores: Markdown and JSON in $(BENCH)
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m bench.write --size 28 --out $(BENCH)
 	$(BIN)/python -m bench.write --size 128 --out $(BENCH)
