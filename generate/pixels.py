@@ -31,12 +31,15 @@ def _kernel() -> Callable[[NDArray[np.float32], NDArray[np.uint8]], None]:
 
 
 def _quantised(images, out):
-    """``to_pixels`` of images (B, C, H, W) into ``out`` (B, H, W, C)."""
+    """``to_pixels`` of images (B, C, H, W) into ``out`` (B, H, W, C): rows lie together while they are computed."""
     one, half, least, most = np.float32(1), np.float32(127.5), np.float32(0), np.float32(255)
     batch, channels, height, width = images.shape
+    row = np.empty(width, np.uint8)
     for b in range(batch):
         for y in range(height):
             for c in range(channels):
                 for x in range(width):
                     level = np.rint((images[b, c, y, x] + one) * half)
-                    out[b, y, x, c] = np.uint8(np.int32(min(max(level, least), most)))  # conditions are slower
+                    row[x] = np.uint8(np.int32(min(max(level, least), most)))  # conditions are slower
+                for x in range(width):
+                    out[b, y, x, c] = row[x]
