@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from genrep.generate.fingerprint import fingerprint
 from genrep.generate.philox import normal
-from genrep.generate.unpickling import Record, load_tensors, module_tensors
+from genrep.generate.pickled import Record
+from genrep.generate.unpickling import load_tensors, module_tensors
 from genrep.generate.untrained import normal_tensors
 from genrep.shards.errors import DataError
 from genrep.shards.philox import philox

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from genrep.generate.unpickling import Record, load_tensors, module_tensors
+from genrep.generate.pickled import Record
+from genrep.generate.unpickling import load_tensors, module_tensors
 from genrep.shards.errors import DataError
 
 
