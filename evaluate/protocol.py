@@ -202,7 +202,7 @@ def _batches(
     encoder: Encoder, part: Part, batch_size: int, *, seed: int, epoch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch in random order, images (B, C, crop, crop) in [0, 1] and labels (B,); one batch is made ahead."""
-    order = torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(2**32 * epoch + seed)).numpy()
+    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(part.labels))
 
     def batch(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         images = cropped(part.read(rows), part.positions[rows], crop=encoder.crop, seed=seed, epoch=epoch)

@@ -89,6 +89,8 @@ def _samples(archive: memoryview, url: str) -> dict[str, dict[str, tarfile.TarIn
                     if member.offset_data + member.size > len(archive):
                         raise tarfile.ReadError(f"{member.name} goes beyond the end")
                     samples.setdefault(key, {})[suffix] = member
+            if archive[tar.offset :][: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):  # tarfile takes a cut for an end
+                raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
         raise DataError(f"{url} is not a whole tar ({error}): fetch it again") from error
     return samples

@@ -115,6 +115,14 @@ def test_a_class_without_images_is_refused_by_name(photographs):
         open_data(f"imagefolder:{photographs}")
 
 
+def test_hidden_files_and_folders_are_passed_over(photographs):
+    before = open_data(f"imagefolder:{photographs}")
+    (photographs / "train" / "down" / "._00.png").write_bytes(b"what some archives leave beside a file")
+    (photographs / "train" / ".thumbnails").mkdir()
+    after = open_data(f"imagefolder:{photographs}")
+    assert (after.sha256, after.class_names) == (before.sha256, before.class_names)
+
+
 def test_a_class_of_one_image_is_refused_by_name(photographs):
     for file in sorted((photographs / "train" / "down").iterdir())[1:]:
         file.unlink()

@@ -292,10 +292,13 @@ def test_a_sample_that_is_no_labelled_image_is_refused_by_name(tars, members, me
         open_data(f"wds:{tars}/train-0.tar,{tars}/test.tar")
 
 
-def test_a_truncated_tar_is_refused_by_name(tars):
+@pytest.mark.parametrize("where", ["header", "content"])
+def test_a_truncated_tar_is_refused_by_name(tars, where):
+    with tarfile.open(tars / "test.tar") as file:
+        last = file.getmembers()[-1]
     whole = (tars / "test.tar").read_bytes()
-    (tars / "test.tar").write_bytes(whole[:1400])
-    with pytest.raises(DataError, match=r"test\.tar"):
+    (tars / "test.tar").write_bytes(whole[: {"header": last.offset + 100, "content": last.offset_data}[where]])
+    with pytest.raises(DataError, match=r"test\.tar is not a whole tar"):
         open_data(f"wds:{tars}/train-0.tar,{tars}/test.tar")
 
 

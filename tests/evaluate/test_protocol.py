@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -70,7 +71,67 @@ def test_grey_images_keep_their_one_channel():
     assert torch.allclose(cropped(images, np.array([0]), crop=28, seed=0, epoch=0), torch.full((1, 1, 28, 28), 0.2))
 
 
-def test_the_best_epoch_is_that_of_the_test_images_and_the_number_is_the_last_ones(data, run, tmp_path):
+class Scripted(Layers):
+    """Layers that tell what they are trained on, and whose top-1 is a script of rates (L,) by epoch."""
+
+    HELD_OUT = ((0.1, 0.9), (0.1, 0.9), (0.1, 0.9), (0.6, 0.5))  # the first rate is best in the end, and only then
+    TEST = ((0.1, 0.2), (0.4, 0.2), (0.3, 0.2), (0.2, 0.9))
+    made: ClassVar[list["Scripted"]] = []
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.steps, self.looked = [], {6: 0, 24: 0}  # images held out, and to test on
+        self.made.append(self)
+
+    def step(self, features, labels):
+        self.steps.append((features, labels, [group["lr"] for group in self._optimiser.param_groups]))
+        super().step(features, labels)
+
+    def top1(self, part):
+        epoch = self.looked[len(part.labels)]
+        self.looked[len(part.labels)] += 1
+        script = self.HELD_OUT if len(part.labels) == 6 else self.TEST
+        return torch.tensor(script[epoch])[:, None].expand(2, 2)
+
+
+@pytest.fixture
+def scripted(data, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scripted, "made", [])
+    monkeypatch.setattr(protocol, "Layers", Scripted)
+    result = evaluate_by_protocol(run, data, SHORT, cache=tmp_path)
+    return result.score.settings, Scripted.made[0]
+
+
+def test_the_learning_rate_is_chosen_on_held_out_images_after_the_last_epoch(scripted):
+    settings, _ = scripted
+    assert settings["learning_rate"] == 0.06
+    assert settings["held_out_top1"] == pytest.approx([0.6, 0.5])
+
+
+def test_the_best_epoch_is_looked_for_on_the_test_images_at_the_chosen_rate(scripted):
+    settings, _ = scripted
+    assert (settings["best_epoch"], settings["best_epoch_top1"]) == (2, pytest.approx(0.4))
+    assert settings["last_epoch_top1_by_seed"] == pytest.approx([0.2, 0.2])
+
+
+def test_every_epoch_goes_once_over_the_images_to_fit_on_in_an_order_of_its_own(scripted, data):
+    _, layers = scripted
+    labels = torch.cat([each for _, each, _ in layers.steps]).reshape(4, -1)
+    for of_epoch in labels:
+        assert np.bincount(of_epoch).tolist() == np.bincount(data.fit.labels).tolist() == [18, 18, 18]
+    assert len({tuple(each.tolist()) for each in labels}) == 4
+    assert [len(each) for _, each, _ in layers.steps] == [16, 16, 16, 6] * 4
+
+
+def test_every_rate_falls_with_the_epochs(scripted):
+    _, layers = scripted
+    first, _, third, fourth = (layers.steps[4 * epoch][2] for epoch in range(4))  # 60, 75 and 90 % of 4: 2, 3 and 3
+    assert first == [0.06, 1.0]
+    assert third == pytest.approx([0.06 / 5, 1 / 5])
+    assert fourth == pytest.approx([0.06 / 125, 1 / 125])
+
+
+def test_the_number_is_that_of_the_last_epoch(data, run, tmp_path):
     result = evaluate_by_protocol(run, data, SHORT, cache=tmp_path)
     for score in (result.score, *result.floors.values()):
         over_epochs = score.settings["test_top1_by_epoch"]
