@@ -17,6 +17,7 @@ import torch
 from bench.report import Report, Row, Target, Way, out_option, rates, ratio, rounds_option, spread
 from bench.write import floats, garments, genrep, photographs, standard_latents
 from genrep.shards import codec
+from genrep.shards.layout import default_shard_size
 from genrep.shards.verify import verify
 
 CHUNK = 2**20
@@ -26,13 +27,15 @@ REACH = {("28", VERIFY): 0.9, ("128", VERIFY): 0.9, ("128", DEEP): 0.4}
 
 @click.command()
 @click.option("--size", default="28", show_default=True, type=click.Choice(["28", "128"]), help="Side of the images.")
-@click.option("--n", "num_pairs", default=4096, show_default=True, type=click.IntRange(min=64), help="Pairs.")
-@click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(min=64), help="Pairs a shard.")
+@click.option("--n", "num_pairs", type=click.IntRange(min=64), help="Pairs.  [default: two shards]")
+@click.option("--shard-size", type=click.IntRange(min=64), help="Pairs a shard.  [default: that of genrep-generate]")
 @rounds_option(7)
 @out_option
-def main(size: str, num_pairs: int, shard_size: int, rounds: int, out: Path | None) -> None:
+def main(size: str, num_pairs: int | None, shard_size: int | None, rounds: int, out: Path | None) -> None:
     """Megabytes a second of each way, and its share of the bound."""
     torch.set_num_threads(1)
+    shard_size = shard_size or default_shard_size(int(size), int(size))
+    num_pairs = num_pairs or 2 * shard_size
     pixels = garments(num_pairs) if size == "28" else photographs(num_pairs, int(size))
     image_format = codec.default_format(*pixels.shape[2:4])
     with tempfile.TemporaryDirectory() as folder:

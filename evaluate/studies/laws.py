@@ -143,10 +143,8 @@ def growth(sizes: Floats, means: Floats, draws: Floats) -> Growth:
         spread((resampled["logarithmic"].factor * per_decade).tolist()),
     )
     flat = slope[1][0] <= 0 <= slope[1][1]
-    freedom = len(sizes) - _NUM_PARAMETERS[best]
-    describes = freedom >= 2 and chi2.sf(float(fits[best].misfit[0]), freedom) > MISFIT
-    alone = all(weights[best] >= CERTAIN * (weights[best] + weights[law]) for law in _rivals(best))
-    identified = best if alone and describes and not flat else None
+    doubt = _doubt(weights, best, misfit=float(fits[best].misfit[0]), freedom=len(sizes) - _NUM_PARAMETERS[best])
+    identified = best if not doubt and not flat else None
     largest = sizes[-1:]
     wanted = fits[best].at(largest)[:, 0] + POINT
     next_size = float(fits[best].size_for(wanted)[0])
@@ -155,7 +153,7 @@ def growth(sizes: Floats, means: Floats, draws: Floats) -> Growth:
     others = [
         float(fits[law].size_for(fits[law].at(largest)[:, 0] + POINT)[0]) for law in laws if weights[law] > LIKELY
     ]
-    supported, reason = _support(identified, flat, slope[0], max(high, *others), float(largest[0]), weights)
+    supported, reason = _support(doubt, flat, slope[0], max(high, *others), float(largest[0]))
     band_sizes = np.geomspace(sizes[0], FARTHEST * sizes[-1], 60)
     return Growth(
         sizes=sizes,
@@ -215,14 +213,23 @@ def _rivals(law: Law) -> tuple[Law, ...]:
     return ("power",) if law == "logarithmic" else ("logarithmic",)
 
 
-def _support(
-    identified: Law | None, flat: bool, slope: float, most: float, largest: float, weights: dict[Law, float]
-) -> tuple[bool, str]:
+def _doubt(weights: dict[Law, float], best: Law, *, misfit: float, freedom: int) -> str:
+    """Why the points do not identify the law with the highest weight; empty if they do."""
+    if freedom < 2:
+        return f"too few points to test a law of {_NUM_PARAMETERS[best]} parameters"
+    if chi2.sf(misfit, freedom) <= MISFIT:
+        return f"no law describes the points (the best, {best}, misses them by more than their noise)"
+    if any(weights[best] < CERTAIN * (weights[best] + weights[law]) for law in _rivals(best)):
+        likely = ", ".join(f"{law} {weight:.0%}" for law, weight in weights.items())
+        return f"the points do not tell the laws apart ({likely})"
+    return ""
+
+
+def _support(doubt: str, flat: bool, slope: float, most: float, largest: float) -> tuple[bool, str]:
     if flat or slope < 0:
         return False, "the points do not grow"
-    if identified is None:
-        likely = ", ".join(f"{law} {weight:.0%}" for law, weight in weights.items())
-        return False, f"the points do not tell the laws apart ({likely})"
+    if doubt:
+        return False, doubt
     if not most <= FARTHEST * largest:
         return False, f"that may lie beyond {FARTHEST} times the largest number tried"
     return True, f"within {FARTHEST} times the largest number tried"

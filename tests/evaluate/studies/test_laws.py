@@ -64,6 +64,7 @@ def test_too_few_points_identify_no_law():
         assert found.law is None
         assert not found.supported
         assert "law not identified" in found.said()
+        assert "too few points to test a law" in found.said()
 
 
 def test_points_with_much_noise_identify_no_law():
@@ -71,6 +72,16 @@ def test_points_with_much_noise_identify_no_law():
     found = growth(SIZES, *simulated(truth, noise=0.01, seed=2))
     assert found.law is None
     assert "law not identified" in found.said()
+    assert "the points do not tell the laws apart" in found.said()
+
+
+def test_a_curve_with_a_step_follows_no_law_and_that_is_said():
+    step = np.repeat([0.56, 0.68], 4)
+    found = growth(SIZES, *simulated(step, noise=0.003, seed=6))
+    assert found.law is None
+    assert not found.supported
+    assert found.said().endswith("misses them by more than their noise).")
+    assert "no law describes the points" in found.said()
 
 
 def test_points_that_do_not_grow_are_flat_and_promise_nothing():
