@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from genrep.evaluate.data import Images, Part, RealData
+from genrep.evaluate.draws import words
 from genrep.evaluate.encoders import load_encoder, run_folder
 from genrep.evaluate.evaluation import result_of
 from genrep.evaluate.features import Encoder, Labelled, Progress, backbone_encoder, key_of, part_features, precision
@@ -202,7 +203,8 @@ def _batches(
     encoder: Encoder, part: Part, batch_size: int, *, seed: int, epoch: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch in random order, images (B, C, crop, crop) in [0, 1] and labels (B,); one batch is made ahead."""
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(part.labels))
+    drawn = words("order", np.arange(len(part.labels)), seed=seed, source=epoch, count=1)
+    order = np.argsort(drawn[:, 0], kind="stable")
 
     def batch(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         images = cropped(part.read(rows), part.positions[rows], crop=encoder.crop, seed=seed, epoch=epoch)
