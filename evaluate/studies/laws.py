@@ -113,8 +113,9 @@ class Growth:
             law += f", c = {exponent:.2f} ({least:.2f} to {most:.2f})"
         if value < 0:
             return f"{direction}: {slope}; {law}."
-        size, (least, most) = self.next_size
-        asked = f"one more point would take {_count(size)} samples ({_count(least)} to {_count(most)}) by the best law"
+        size, *ends = map(_count, (self.next_size[0], *self.next_size[1]))
+        between = "" if ends == [size, size] else f" ({ends[0]} to {ends[1]})"
+        asked = f"one more point would take {size} samples{between} by the best law"
         verdict = "supported" if self.supported else "not supported"
         return f"{direction}: {slope}; {law}; {asked}: {verdict}, {self.reason}."
 
