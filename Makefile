@@ -46,21 +46,20 @@ test: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# every row of docs/performance.md but the full line, meant for 15 minutes of two idle cores: Markdown and JSON in $(BENCH)
+# every row of docs/performance.md but the full line and cost against size: Markdown and JSON in $(BENCH)
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m bench.write --size 28 --out $(BENCH)
 	$(BIN)/python -m bench.write --size 128 --out $(BENCH)
-	$(BIN)/python -m bench.write --size 128 --format png --rounds 2 --out $(BENCH)
+	$(BIN)/python -m bench.write --size 128 --format png --n 1024 --rounds 2 --out $(BENCH)
 	$(BIN)/python -m bench.read --size 28 --out $(BENCH)
-	$(BIN)/python -m bench.read --size 128 --rounds 3 --out $(BENCH)
-	$(BIN)/python -m bench.generate --out $(BENCH)
+	$(BIN)/python -m bench.read --size 128 --n 1024 --rounds 3 --out $(BENCH)
+	$(BIN)/python -m bench.generate --rounds 2 --out $(BENCH)
 	$(BIN)/python -m bench.render --micro-batch 32 --rounds 1 --out $(BENCH)
 	$(BIN)/python -m bench.train --out $(BENCH)
 	$(BIN)/python -m bench.probe --out $(BENCH)
 	$(BIN)/python -m bench.verify --size 28 --out $(BENCH)
 	$(BIN)/python -m bench.verify --size 128 --rounds 3 --out $(BENCH)
 	$(BIN)/python -m bench.startup --out $(BENCH)
-	$(BIN)/python -m bench.size --out $(BENCH)
 	$(BIN)/python -m bench.page $(BENCH) > $(BENCH)/performance.md
 
 # the line of the user in full, an hour or so and 10 GB of disk for a while; then larger sets and wider features

@@ -111,7 +111,7 @@ def networks(config: str) -> tuple[torch.nn.Module, LoadedGenerator]:
 def prepared(
     network: torch.nn.Module, generator: LoadedGenerator, latents: Tensor, labels: Tensor
 ) -> tuple[dict[str, Rendered], dict[str, float]]:
-    """Every way that this machine can go, run once, and the seconds until then."""
+    """Every way that this machine can go, and the seconds until those of genrep had run once."""
     ways: dict[str, Rendered] = {}
     prepared_in_s: dict[str, float] = {}
 
@@ -135,11 +135,7 @@ def prepared(
             ways.pop(name, None)
             click.echo(f"{name} is left out: {error}", err=True)
         prepared_in_s[name] = time.perf_counter() - started
-    for name, way in ways.items():
-        if name not in prepared_in_s:
-            way()
-            prepared_in_s[name] = 0.0
-    return ways, prepared_in_s
+    return ways, {name: prepared_in_s.get(name, 0.0) for name in ways}
 
 
 def way_of_genrep(generator: LoadedGenerator, options: dict[str, Any], latents: Tensor, labels: Tensor) -> Rendered:

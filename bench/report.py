@@ -5,7 +5,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,15 +119,30 @@ class Report:
 def rates(
     ways: Mapping[str, Way], *, rounds: int, clock: Callable[[], float] = time.process_time, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Work a second of each way in each round, a list a way; if ``warm``, one more round before them is not counted."""
+    """Work a second of each way in each round, a list a way; if ``warm``, one more round before them is not counted.
+
+    CPU-seconds are those of one core.
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(not warm, rounds + 1):
-        for name, way in ways.items():
-            started = clock()
-            work = way()
-            if number:
-                found[name].append(work / (clock() - started))
+    with one_core() if clock is time.process_time else nullcontext():
+        for number in range(not warm, rounds + 1):
+            for name, way in ways.items():
+                started = clock()
+                work = way()
+                if number:
+                    found[name].append(work / (clock() - started))
     return found
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This thread, and those that it starts, on one core: side by side on two they would slow each other."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def summary(rates: Mapping[str, Sequence[float]], unit: str, *, to: str) -> list[Row]:
