@@ -13,8 +13,8 @@ from bench.report import Report, Row, described, number, table
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 ORDER = (
-    "write-128-jpg", "write-28-png", "write-128-png", "read-128", "read-28", "generate", "render", "train",
-    "probe-256", "probe-1152", "verify-28", "verify-128", "full", "startup", "size",
+    "write-128-jpg", "write-128-jpg-420", "write-28-png", "write-128-png", "read-128", "read-28", "generate", "render",
+    "train", "probe-256", "probe-1152", "verify-28", "verify-128", "full", "startup", "size",
 )  # fmt: skip
 GPUS, IMAGES_PER_S, PAIRS = 8, 3_000, 1_300_000
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from genrep.shards.cli import LOCATION, Command, key_values
+from genrep.shards.cli import LOCATION, Command, key_values, subsampling_option
 from genrep.shards.errors import DataError
 from genrep.shards.location import Location
 
@@ -34,6 +34,7 @@ RECIPE_OPTIONS = (
     "shard_size",
     "image_format",
     "quality",
+    "subsampling",
     "resize",
     "dtype",
     "folding",
@@ -111,6 +112,7 @@ RECIPE_OPTIONS = (
     "--format", "image_format", type=click.Choice(["png", "jpg", "webp"]), help="[default: png up to 64 px, jpg above]"
 )
 @click.option("--quality", type=click.IntRange(1, 100), help="Of jpg and webp.  [default: 95 for jpg, lossless webp]")
+@subsampling_option
 @click.option("--resize", type=click.IntRange(min=1), help="Shrink to this short side in pixels, by area average.")
 @click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one."

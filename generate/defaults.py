@@ -9,7 +9,7 @@ from genrep.generate.recipe import GeneratorRecipe, ImageRecipe, ParentRecipe, R
 from genrep.generate.walks import Walks, load_walks
 from genrep.shards.codec import default_format
 from genrep.shards.errors import DataError
-from genrep.shards.layout import default_shard_size
+from genrep.shards.layout import FULL_COLOUR, default_shard_size
 
 DEFAULT_JPEG_QUALITY = 95
 
@@ -28,6 +28,7 @@ def make_recipe(
     shard_size: int | None = None,
     image_format: str | None = None,
     quality: int | None = None,
+    subsampling: str = FULL_COLOUR,
     resize: int | None = None,
     dtype: str = "float32",
     folding: bool = False,
@@ -48,6 +49,7 @@ def make_recipe(
         shard_size: Samples a shard, a multiple of the micro-batch; by default after the image size.
         image_format: ``"png"``, ``"jpg"`` or ``"webp"``; by default after the image size.
         quality: 1-100; by default 95 for jpg, lossless for webp.
+        subsampling: Of the colours of a jpg, ``"4:4:4"`` or ``"4:2:0"``.
         resize: Short side in pixels, at most the generator's.
         folding: Compute once what is constant at inference.
         compile: Run the network through ``torch.compile``.
@@ -98,6 +100,7 @@ def make_recipe(
             height=height,
             width=width,
             channels=channels,
+            subsampling=subsampling,
         ),
     )
 

@@ -5,15 +5,17 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrep.generate.generation import Rank
-from genrep.generate.recipe import IMAGE_FORMATS, Recipe
+from genrep.generate.recipe import Recipe
 from genrep.generate.render import Renderer, render_settings
 from genrep.shards.batch import Batch
 from genrep.shards.codec import encode
+from genrep.shards.layout import IMAGE_FORMATS
 from genrep.shards.location import Location
 
 _WARM_UP, _AT_MOST, _LONG_ENOUGH_S = 1, 8, 1.0
@@ -59,10 +61,14 @@ def make_plan(recipe: Recipe, renderer: Renderer, out: Location, *, encode_worke
         batches, seconds = _render_some(recipe, renderer)
     rendered = sum(len(batch.labels) for batch in batches) * images_per_sample
     images_per_s = rendered / seconds
-    sample_bytes = {name: _sample_bytes(batches[0], name, _quality(recipe, name)) for name in IMAGE_FORMATS}
+    chosen: dict[str, Any] = {"quality": recipe.image.quality, "subsampling": recipe.image.subsampling}
+    sample_bytes = {
+        name: _sample_bytes(batches[0], name, **(chosen if name == recipe.image.format else {}))
+        for name in IMAGE_FORMATS
+    }
     start = time.perf_counter()
     for batch in batches:
-        encode(_flat(batch), format=recipe.image.format, quality=recipe.image.quality)
+        encode(_flat(batch), format=recipe.image.format, **chosen)
     encoded_per_s = rendered / (time.perf_counter() - start)
     shares = [[spec for spec in specs[number :: rank.world] if spec.name not in there] for number in range(rank.world)]
     images_per_s_written = min(images_per_s, encoded_per_s * encode_workers)
@@ -117,13 +123,9 @@ def _flat(batch: Batch) -> NDArray[np.uint8]:
     return batch.images.reshape(-1, *batch.images.shape[2:])
 
 
-def _quality(recipe: Recipe, image_format: str) -> int | None:
-    return recipe.image.quality if image_format == recipe.image.format else None
-
-
-def _sample_bytes(batch: Batch, image_format: str, quality: int | None) -> float:
+def _sample_bytes(batch: Batch, image_format: str, **how: Any) -> float:
     """Mean bytes of a sample: its members as tar blocks, and about 80 bytes a member in the table."""
-    images = [len(image) for image in encode(_flat(batch), format=image_format, quality=quality)]
+    images = [len(image) for image in encode(_flat(batch), format=image_format, **how)]
     others = [128 + batch.latents[0].nbytes, 2, len(json.dumps(batch.meta[0]))]
     members = len(images) / len(batch.labels) + len(others)
     blocks = sum(map(_blocks, images)) / len(batch.labels) + sum(map(_blocks, others))

@@ -244,7 +244,9 @@ class Original:
                 latents[index - start] = found
         images = self.renderer.images(replace(drawn, latents=latents))[part.start - start : part.stop - start]
         how = self.recipe.image
-        encoded = encode(images.reshape(-1, *images.shape[2:]), format=how.format, quality=how.quality)
+        encoded = encode(
+            images.reshape(-1, *images.shape[2:]), format=how.format, quality=how.quality, subsampling=how.subsampling
+        )
         members = self.layout.members[: self.layout.num_images]
         for number, ours in enumerate(encoded):
             index, member = part.start + number // len(members), members[number % len(members)]

@@ -16,17 +16,19 @@ from genrep.generate.walks import Walks
 from genrep.shards.errors import DataError
 from genrep.shards.layout import (
     FORMAT,
+    FULL_COLOUR,
+    IMAGE_FORMATS,
     MAX_PIXELS,
     MAX_SAMPLES,
     MAX_SHARD_SIZE,
     MAX_VIEWS,
     ShardSpec,
     layout_of,
+    subsampling_complaint,
 )
 
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("torch", "onnxruntime")
-IMAGE_FORMATS = ("png", "jpg", "webp")
 LATENT_SPACES = ("z", "w", "w+")
 _MAX_RECIPE_BYTES = 16 << 20
 _OPTIONAL = {"optional": True}
@@ -76,7 +78,10 @@ class RenderRecipe:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """What is stored; ``resize`` is the length of the short side, None for the generator's own size."""
+    """What is stored; ``resize`` is the length of the short side, None for the generator's own size.
+
+    ``subsampling`` of the colours of a jpg is left out of the JSON where it is 4:4:4.
+    """
 
     format: str
     quality: int | None
@@ -84,6 +89,7 @@ class ImageRecipe:
     height: int
     width: int
     channels: int
+    subsampling: str = field(default=FULL_COLOUR, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,10 @@ class Recipe:
         """The JSON object of ``recipe.json``."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         plain |= {name: asdict(plain[name]) for name in ("generator", "render", "image")}
-        for part in fields(GeneratorRecipe):
-            if part.metadata == _OPTIONAL and plain["generator"][part.name] == part.default:
-                del plain["generator"][part.name]
+        for name, kind in (("generator", GeneratorRecipe), ("image", ImageRecipe)):
+            for part in fields(kind):
+                if part.metadata == _OPTIONAL and plain[name][part.name] == part.default:
+                    del plain[name][part.name]
         plain["walks"] = None if self.walks is None else self.walks.to_json()
         plain["parent"] = None if self.parent is None else asdict(self.parent)
         plain = {name: value for name, value in plain.items() if value or name not in _WHERE_IT_GREW}
@@ -280,6 +287,8 @@ def _complaints(recipe: Recipe) -> list[str]:
     if image.quality is not None:
         within("quality", image.quality, 1, 100)
         require(image.format != "png", "png is lossless and takes no quality; leave it out or take jpg or webp")
+    complaint = subsampling_complaint(image.subsampling, image_format=image.format, channels=image.channels)
+    require(not complaint, complaint)
     return found
 
 

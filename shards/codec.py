@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.shards.errors import DataError
-from genrep.shards.layout import IMAGE_FORMATS, MAX_PIXELS
+from genrep.shards.layout import FULL_COLOUR, IMAGE_FORMATS, MAX_PIXELS, subsampling_complaint
 
 Pixels = NDArray[np.uint8]
 Buffer = bytes | memoryview
@@ -46,23 +46,27 @@ def codec_versions() -> dict[str, str]:
     return versions
 
 
-def encode(images: Pixels, *, format: str, quality: int | None = None) -> list[bytes]:
+def encode(images: Pixels, *, format: str, quality: int | None = None, subsampling: str = FULL_COLOUR) -> list[bytes]:
     """Encode a batch; each image's bytes depend on its own pixels alone.
 
     Args:
         images: uint8 (N, H, W, C), C 1 (stored as grey) or 3.
-        format: ``png``, ``jpg`` (4:4:4) or ``webp``.
+        format: ``png``, ``jpg`` or ``webp``.
         quality: 1 to 100; left out: 95 for jpg, lossless for webp. PNG has none.
+        subsampling: Of the colours of a jpg: ``4:4:4`` keeps them all, ``4:2:0`` one value for 2 x 2 pixels.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(f"images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
     if quality is not None and (format == "png" or not 1 <= quality <= 100):
         raise ValueError(f"quality is 1 to 100 for jpg and webp and nothing for png, got {quality} for {format}")
+    complaint = subsampling_complaint(subsampling, image_format=format, channels=images.shape[3])
+    if complaint:
+        raise ValueError(complaint)
     images = np.ascontiguousarray(images)
     if format == "png":
         return _encode_png(images)
     if format == "jpg":
-        return _encode_jpg(images, JPEG_QUALITY if quality is None else quality)
+        return _encode_jpg(images, JPEG_QUALITY if quality is None else quality, subsampling)
     if format == "webp":
         lossy = {"lossless": True} if quality is None else {"quality": quality}
         return [_pillow_bytes(image, "WEBP", **lossy) for image in images]
@@ -205,11 +209,12 @@ def _simplejpeg() -> ModuleType | None:
     return simplejpeg
 
 
-def _encode_jpg(images: Pixels, quality: int) -> list[bytes]:
+def _encode_jpg(images: Pixels, quality: int, subsampling: str) -> list[bytes]:
     library, grey = _simplejpeg(), images.shape[3] == 1
     if library is None:
-        return [_pillow_bytes(image, "JPEG", quality=quality, subsampling=0) for image in images]
-    how = {"quality": quality, "colorspace": "GRAY" if grey else "RGB", "colorsubsampling": "Gray" if grey else "444"}
+        return [_pillow_bytes(image, "JPEG", quality=quality, subsampling=subsampling) for image in images]
+    colours = ("GRAY", "Gray") if grey else ("RGB", subsampling.replace(":", ""))
+    how = {"quality": quality, "colorspace": colours[0], "colorsubsampling": colours[1]}
     return [library.encode_jpeg(image, **how) for image in images]
 
 

@@ -13,6 +13,7 @@ from genrep.shards.cli import (
     interruptible,
     progress_bar,
     quiet_option,
+    subsampling_option,
 )
 from genrep.shards.errors import printable
 from genrep.shards.export_command import export
@@ -253,6 +254,7 @@ def preview(folder: Location, *, out: Path | None, rows: int, panels: bool, html
     "--format", "image_format", type=click.Choice(["png", "jpg", "webp"]), help="[default: png up to 64 px, jpg above]"
 )
 @click.option("--quality", type=click.IntRange(1, 100), help="Of jpg and webp.  [default: 95 for jpg, lossless webp]")
+@subsampling_option
 @click.option("--shard-size", type=click.IntRange(min=1), help="Samples a shard.  [default: 256-4096 by image size]")
 @quiet_option
 def import_(
@@ -263,6 +265,7 @@ def import_(
     resize: int | None,
     image_format: str | None,
     quality: int | None,
+    subsampling: str,
     shard_size: int | None,
     quiet: bool,
 ) -> None:
@@ -294,7 +297,13 @@ def import_(
                 )
         with progress_bar(" images", quiet=quiet) as show:
             manifest = import_images(
-                images, out, image_format=image_format, quality=quality, shard_size=shard_size, progress=show
+                images,
+                out,
+                image_format=image_format,
+                quality=quality,
+                subsampling=subsampling,
+                shard_size=shard_size,
+                progress=show,
             )
     if not quiet:
         click.echo(f"{manifest.num_samples:,} images in {len(manifest.shards)} shards in {out}")

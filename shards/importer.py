@@ -17,7 +17,14 @@ from genrep.shards import fashion_mnist, philox
 from genrep.shards.batch import Batch
 from genrep.shards.codec import codec_versions, default_format
 from genrep.shards.errors import DataError
-from genrep.shards.layout import FORMAT, MAX_PIXELS, ShardSpec, default_shard_size
+from genrep.shards.layout import (
+    FORMAT,
+    FULL_COLOUR,
+    MAX_PIXELS,
+    ShardSpec,
+    default_shard_size,
+    subsampling_complaint,
+)
 from genrep.shards.location import Location
 from genrep.shards.manifest import Manifest
 from genrep.shards.writer import DatasetWriter
@@ -63,6 +70,7 @@ def import_images(
     *,
     image_format: str | None = None,
     quality: int | None = None,
+    subsampling: str = FULL_COLOUR,
     shard_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
@@ -70,6 +78,7 @@ def import_images(
 
     Args:
         image_format: ``png``, ``jpg`` or ``webp``; left out, as small or large images are generated.
+        subsampling: Of the colours of a jpg, ``4:4:4`` or ``4:2:0``.
         progress: Called with the number of samples that are done, and of all.
 
     Raises:
@@ -79,6 +88,9 @@ def import_images(
     image_format = image_format or default_format(height, width)
     if quality is not None and image_format == "png":
         raise DataError("png is lossless and takes no quality: leave it out, or take jpg or webp")
+    complaint = subsampling_complaint(subsampling, image_format=image_format, channels=channels)
+    if complaint:
+        raise DataError(complaint)
     recipe = {
         "format": FORMAT,
         "kind": "imported",
@@ -93,6 +105,7 @@ def import_images(
             "height": height,
             "width": width,
             "channels": channels,
+            **({} if subsampling == FULL_COLOUR else {"subsampling": subsampling}),
         },
     }
     is_new = isinstance(out, Path) and not out.exists()

@@ -16,6 +16,8 @@ WIDS_INDEX = "shards.json"
 TABLES = ".tables"  # a dot-folder, or datasets.load_dataset would take the tables for the data
 
 IMAGE_FORMATS = ("png", "jpg", "webp")
+FULL_COLOUR = "4:4:4"
+SUBSAMPLINGS = (FULL_COLOUR, "4:2:0")
 KEY_DIGITS = 9
 MAX_SAMPLES = 10**KEY_DIGITS
 MAX_SHARDS = 10**6  # a shard's number has six
@@ -52,6 +54,7 @@ class SetLayout:
             are numbered after the parent's, and there is no anchor beside them.
         image_format: ``png``, ``jpg`` or ``webp``.
         quality: Of the encoder; None is its default.
+        subsampling: Of the colours of a jpg, one of ``SUBSAMPLINGS``.
         image_shape: (H, W, C) of every image.
     """
 
@@ -61,6 +64,7 @@ class SetLayout:
     image_numbers: range
     image_format: str
     quality: int | None
+    subsampling: str
     image_shape: tuple[int, int, int]
 
     @property
@@ -93,6 +97,7 @@ def layout_of(recipe: Mapping[str, Any]) -> SetLayout:
             image_numbers=_image_numbers(recipe["views"], recipe.get("parent")),
             image_format=image["format"],
             quality=image["quality"],
+            subsampling=image.get("subsampling", FULL_COLOUR),
             image_shape=(image["height"], image["width"], image["channels"]),
         )
     except (KeyError, TypeError) as error:
@@ -117,7 +122,19 @@ def layout_of(recipe: Mapping[str, Any]) -> SetLayout:
             f"the recipe asks for {layout.image_format!r:.40} images of {layout.image_shape[2]} channels; "
             f"there are {', '.join(IMAGE_FORMATS)} and 1 or 3 channels"
         )
+    complaint = subsampling_complaint(layout.subsampling, image_format=layout.image_format, channels=image["channels"])
+    if complaint:
+        raise DataError(f"the recipe asks for what cannot be: {complaint}")
     return layout
+
+
+def subsampling_complaint(subsampling: str, *, image_format: str, channels: int) -> str:
+    """What is wrong with a subsampling of the colours of these images; empty if nothing is."""
+    if subsampling not in SUBSAMPLINGS:
+        return f"subsampling {subsampling!r:.40} is not known; known: {', '.join(SUBSAMPLINGS)}"
+    if subsampling != FULL_COLOUR and (image_format, channels) != ("jpg", 3):
+        return f"subsampling {subsampling} is for jpg of 3 channels, the images are {image_format} of {channels}"
+    return ""
 
 
 def _image_numbers(views: Sequence[str], parent: Mapping[str, Any] | None) -> range:

@@ -227,7 +227,7 @@ class _Encoded:
 def _encode(batch: Batch, layout: SetLayout) -> _Encoded:
     num_images = batch.images.shape[1]
     flat = batch.images.reshape(-1, *batch.images.shape[2:])
-    images = encode(flat, format=layout.image_format, quality=layout.quality)
+    images = encode(flat, format=layout.image_format, quality=layout.quality, subsampling=layout.subsampling)
     contents = []
     for row, facts in enumerate(described(batch.latents, batch.labels, batch.meta)):
         contents += images[row * num_images : (row + 1) * num_images]

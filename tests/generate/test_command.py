@@ -98,12 +98,13 @@ def test_layers_of_w_plus_can_be_moved_and_another_style_mixed_in(tmp_path):
 def test_formats_sizes_and_precision_can_be_chosen(tmp_path):
     wide = ["--generator", "stub_generators:wide", "--n", "5", "--views", "none"]
     for options in (
-        ["--format", "jpg", "--quality", "80"],
+        ["--format", "jpg", "--quality", "80", "--subsampling", "4:2:0"],
         ["--format", "webp", "--resize", "4"],
         ["--dtype", "bfloat16", "--num-views", "2", "--views", "uniform", "--device", "cpu", "--encode-workers", "2"],
     ):
         assert run(*wide, *options, "--out", options[1]).exit_code == 0
-    assert (tmp_path / "jpg/shard-000000.tar").stat().st_size > 0
+    image = json.loads((tmp_path / "jpg/recipe.json").read_text())["image"]
+    assert (image["quality"], image["subsampling"]) == (80, "4:2:0")
     assert json.loads((tmp_path / "webp/recipe.json").read_text())["image"]["height"] == 4
 
 

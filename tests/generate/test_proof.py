@@ -54,6 +54,14 @@ def test_a_set_as_it_was_made_is_proven_to_the_byte(tmp_path, name, image_format
     assert "every image has the same bytes" in proof.told
 
 
+def test_a_set_with_subsampled_colours_is_proven_to_the_byte(tmp_path):
+    generator = load_generator("stub_generators:wide")
+    recipe = make_recipe(generator, image_format="jpg", subsampling="4:2:0", **OPTIONS)
+    generate(recipe, tmp_path / "set", generator=generator)
+    proof = prove(tmp_path / "set", share=1, chosen=Chosen(name="stub_generators:wide", device="cpu"))
+    assert (proof.faults, proof.num_rendered) == ([], 37)
+
+
 def test_latents_of_w_are_proven_to_the_bit_and_in_another_environment_up_to_rounding(tmp_path, monkeypatch):
     generator = load_generator("stub_generators:mapped")
     generate(make_recipe(generator, latent_space="w", **OPTIONS), tmp_path / "set", generator=generator)

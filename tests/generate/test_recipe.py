@@ -67,6 +67,15 @@ def test_resizing_keeps_the_proportions_of_an_image_that_is_not_square():
     assert (image.height, image.width) == (4, 6)
 
 
+def test_subsampling_stands_in_the_recipe_where_colours_are_subsampled_and_only_there():
+    wide = load_generator("stub_generators:wide")
+    full, half = (make_recipe(wide, image_format="jpg", subsampling=which) for which in ("4:4:4", "4:2:0"))
+    assert "subsampling" not in full.to_json()["image"]
+    assert half.to_json()["image"]["subsampling"] == "4:2:0"
+    assert [Recipe.from_json(recipe.to_json()) for recipe in (full, half)] == [full, half]
+    assert full.folder_name() != half.folder_name()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "complaint"),
     [
@@ -89,6 +98,8 @@ def test_resizing_keeps_the_proportions_of_an_image_that_is_not_square():
         ("conditional", {"image_format": "gif"}, "image format 'gif' is not known; known: png, jpg, webp"),
         ("conditional", {"image_format": "png", "quality": 90}, "png is lossless"),
         ("conditional", {"image_format": "jpg", "quality": 101}, "quality must lie in 1..100, got 101"),
+        ("conditional", {"image_format": "png", "subsampling": "4:2:0"}, "is for jpg of 3 channels"),
+        ("conditional", {"image_format": "jpg", "subsampling": "4:2:2"}, "'4:2:2' is not known; known: 4:4:4, 4:2:0"),
         ("conditional", {"dtype": "float64"}, "dtype 'float64' is not known"),
         ("conditional", {"backend": "onnxruntime", "compile": True}, "renders in float32 and compiles by itself"),
         ("conditional", {"backend": "onnxruntime", "dtype": "bfloat16"}, "leave dtype and compile out"),

@@ -76,6 +76,29 @@ def test_jpeg_is_quality_95_without_subsampling_unless_asked(libraries):
     assert len(coarse) < len(data)
 
 
+def test_the_colours_of_a_jpeg_may_be_kept_at_half_the_resolution(libraries):
+    image = slope(32, 48, 3)
+    (data,) = codec.encode(image[None], format="jpg", subsampling="4:2:0")
+    ours = Image.open(io.BytesIO(data))
+    assert [layer[1:3] for layer in ours.layer] == [(2, 2), (1, 1), (1, 1)]
+    assert ours.quantization == Image.open(io.BytesIO(saved(image, "JPEG", quality=95))).quantization
+    assert np.array_equal(codec.decode(data, channels=3), by_pillow(data))
+
+
+@pytest.mark.parametrize(
+    ("image_format", "channels", "subsampling", "complaint"),
+    [
+        ("jpg", 3, "4:1:1", "'4:1:1' is not known; known: 4:4:4, 4:2:0"),
+        ("jpg", 1, "4:2:0", "is for jpg of 3 channels, the images are jpg of 1"),
+        ("png", 3, "4:2:0", "is for jpg of 3 channels, the images are png of 3"),
+        ("webp", 3, "4:2:0", "is for jpg of 3 channels, the images are webp of 3"),
+    ],
+)
+def test_only_colours_of_a_jpeg_can_be_subsampled(image_format, channels, subsampling, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        codec.encode(noise(1, 4, 4, channels), format=image_format, subsampling=subsampling)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_pixels_are_those_that_pillow_decodes(libraries, channels):
     (data,) = codec.encode(slope(33, 47, channels)[None], format="jpg")

@@ -1,6 +1,8 @@
 """Real images as shards: order, labels, pixels, and what is refused before or while they are read."""
 
 import hashlib
+import io
+import json
 import os
 import struct
 import tempfile
@@ -164,7 +166,19 @@ def test_format_quality_and_shard_size_are_those_asked_for(photos, tmp_path):
     assert genrep.shards.open(tmp_path / "set").members(0)["anchor.jpg"][:2] == b"\xff\xd8"
     with pytest.raises(DataError, match="png is lossless and takes no quality"):
         import_images(folder_source(photos), tmp_path / "other", quality=50)
+    with pytest.raises(DataError, match="subsampling 4:2:0 is for jpg of 3 channels, the images are png of 3"):
+        import_images(folder_source(photos), tmp_path / "other", subsampling="4:2:0")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("subsampling", "of_brightness"), [("4:4:4", (1, 1)), ("4:2:0", (2, 2))])
+def test_colours_are_subsampled_as_asked_and_the_recipe_says_so_only_then(photos, tmp_path, subsampling, of_brightness):
+    import_images(folder_source(photos), tmp_path / "set", image_format="jpg", subsampling=subsampling)
+    image = Image.open(io.BytesIO(genrep.shards.open(tmp_path / "set").members(0)["anchor.jpg"]))
+    assert image.layer[0][1:3] == of_brightness
+    recipe = json.loads((tmp_path / "set" / "recipe.json").read_text())
+    assert recipe["image"].get("subsampling", "4:4:4") == subsampling
+    assert ("subsampling" in recipe["image"]) == (subsampling == "4:2:0")
 
 
 # what is refused

@@ -71,6 +71,8 @@ def test_a_set_whose_names_would_run_out_of_digits_is_refused(num_samples, shard
         ("image", {}),
         ("image", {"format": "bmp", "quality": None, "height": 9, "width": 7, "channels": 1}),
         ("image", {"format": "png", "quality": None, "height": 9, "width": 7, "channels": 4}),
+        ("image", {"format": "png", "quality": None, "height": 9, "width": 7, "channels": 3, "subsampling": "4:2:0"}),
+        ("image", {"format": "jpg", "quality": None, "height": 9, "width": 7, "channels": 3, "subsampling": 420}),
     ],
 )
 def test_a_recipe_without_a_usable_layout_is_refused(recipe, field, value):
