@@ -47,8 +47,12 @@ def part(reports: list[Report]) -> str:
 
 
 def machines(reports: list[Report]) -> list[str]:
-    """What they were measured on, each once; the load is left to the files."""
-    return sorted({described({**report.machine, "load": "in the files"}) for report in reports})
+    """What they were measured on, each once with all its days; the load is left to the files."""
+    days: dict[str, set[str]] = {}
+    for report in reports:
+        what = described({**report.machine, "date": "{}", "load": "in the files"})
+        days.setdefault(what, set()).add(report.machine["date"])
+    return sorted(what.replace("{}", " and ".join(sorted(dates))) for what, dates in days.items())
 
 
 def projection(reports: dict[str, Report]) -> list[str]:

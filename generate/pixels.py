@@ -14,7 +14,11 @@ def to_pixels(images: Tensor) -> Tensor:
     if images.device.type == "cpu":
         batch, channels, height, width = images.shape
         pixels = np.empty((batch, height, width, channels), np.uint8)
-        _kernel()(images.detach().float().numpy(), pixels)
+        floats = images.detach().float()
+        if floats.is_contiguous(memory_format=torch.channels_last):  # in the order of the pixels: as one channel
+            floats = floats.permute(0, 2, 3, 1).reshape(batch, 1, height, width * channels)
+        floats = floats.contiguous()
+        _kernel()(floats.numpy(), pixels.reshape(batch, height, -1, floats.shape[1]))
         return torch.from_numpy(pixels)
     grey_levels = (images.float() + 1).mul_(127.5).round_().clamp_(0, 255)
     return grey_levels.to(torch.uint8).permute(0, 2, 3, 1)

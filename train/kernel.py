@@ -55,22 +55,43 @@ def _resample(planes, image, box, height, width, top, left, flip):
     if flip:
         starts, weights = starts[::-1].copy(), weights[:, ::-1].copy()
     starts *= channels
-    line = np.empty(box[3] * channels, np.float32)  # one output row, still as wide as the box
+    span = box[3] * channels
+    line = np.zeros(span + channels, np.float32)  # one output row, still as wide as the box, and a pixel of no weight
     for y in range(side):
-        line[:] = 0
+        line[:span] = 0
         for tap in range(len(row_weights)):
             weight = row_weights[tap, y]
-            source = image[box[0] + row_starts[y] + tap, box[1] : box[1] + box[3]].reshape(len(line))
-            for j in range(len(line)):
+            source = image[box[0] + row_starts[y] + tap, box[1] : box[1] + box[3]].reshape(span)
+            for j in range(span):
                 line[j] += weight * np.float32(source[j])
-        for c in range(channels):
-            row = planes[c, y * side : (y + 1) * side]
-            row[:] = 0
-            for tap in range(len(weights)):
-                tap_weights = weights[tap]
-                shift = tap * channels + c
-                for x in range(side):  # innermost: the compiler turns the look-ups into vector gathers
-                    row[x] += tap_weights[x] * line[starts[x] + shift]
+        rows = planes[:, y * side : (y + 1) * side]
+        rows[:] = 0
+        if channels == 3:
+            _add_colours(rows, line, starts, weights)
+        else:
+            _add_grey(rows[0], line, starts, weights)
+
+
+@_compiled
+def _add_grey(row, line, starts, weights):
+    for tap in range(len(weights)):
+        tap_weights = weights[tap]
+        for x in range(len(row)):  # innermost: the compiler turns the look-ups into vector gathers
+            row[x] += tap_weights[x] * line[starts[x] + tap]
+
+
+@_compiled
+def _add_colours(rows, line, starts, weights):
+    """Two taps at a time and the three colours together: half the time of gathers, one tap and colour after another."""
+    reds, greens, blues = rows[0], rows[1], rows[2]
+    nothing = np.zeros(len(reds), np.float32)
+    for tap in range(0, len(weights), 2):
+        first, second = weights[tap], weights[tap + 1] if tap + 1 < len(weights) else nothing
+        for x in range(len(reds)):
+            at = np.uint32(starts[x] + 3 * tap)  # unsigned: no index counts from the end
+            reds[x] += first[x] * line[at] + second[x] * line[at + np.uint32(3)]
+            greens[x] += first[x] * line[at + np.uint32(1)] + second[x] * line[at + np.uint32(4)]
+            blues[x] += first[x] * line[at + np.uint32(2)] + second[x] * line[at + np.uint32(5)]
 
 
 @_compiled
@@ -169,7 +190,9 @@ def _normalise(pixels, planes, mean, inverse_std):
     """Planes to pixels (S * S, 3); a single plane is repeated."""
     last = len(planes) - 1
     red, green, blue = planes[0], planes[last // 2], planes[last]
+    red_mean, green_mean, blue_mean = mean[0], mean[1], mean[2]
+    red_scale, green_scale, blue_scale = inverse_std[0], inverse_std[1], inverse_std[2]
     for p in range(len(red)):
-        pixels[p, 0] = (red[p] - mean[0]) * inverse_std[0]
-        pixels[p, 1] = (green[p] - mean[1]) * inverse_std[1]
-        pixels[p, 2] = (blue[p] - mean[2]) * inverse_std[2]
+        pixels[p, 0] = (red[p] - red_mean) * red_scale
+        pixels[p, 1] = (green[p] - green_mean) * green_scale
+        pixels[p, 2] = (blue[p] - blue_mean) * blue_scale
