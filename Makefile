@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.genrep-setup
 BENCH_STAMP := $(VENV)/.genrep-bench
 FASHION := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+INSTALL := $(BIN)/python -m pip install --quiet $(PIP_ARGS) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 HAS_FFCV_LIBRARIES := pkg-config --exists opencv4 libturbojpeg 2>/dev/null
 export OMP_NUM_THREADS ?= 1
 

@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 git archive --format=tar HEAD | tar -x -C "$(mkdir -p "$work/source" && echo "$work/source")"
 "$python" -m build --wheel --no-isolation --outdir "$work/dist" "$work/source" >/dev/null
 "$python" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet --no-compile ${constraints:+--constraint "$constraints"} "$work"/dist/genrep-*.whl
+"$work/venv/bin/python" -m pip install --quiet ${constraints:+--constraint "$constraints"} "$work"/dist/genrep-*.whl
 cd "$work"
 "$work/venv/bin/python" - <<'PY'
 import importlib, pathlib, pkgutil
