@@ -87,8 +87,8 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 # the wheel in an empty environment outside the tree: every module imports, eight samples are generated
-wheel-test: $(STAMP)
-	sh tests/wheel.sh $(abspath $(BIN))/python $(if $(CONSTRAINTS),$(abspath $(CONSTRAINTS)))
+wheel-test:
+	sh tests/wheel.sh $(PYTHON) $(if $(CONSTRAINTS),$(abspath $(CONSTRAINTS)))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

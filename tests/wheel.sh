@@ -6,8 +6,8 @@ python=$1 constraints=${2:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 git archive --format=tar HEAD | tar -x -C "$(mkdir -p "$work/source" && echo "$work/source")"
-"$python" -m build --wheel --no-isolation --outdir "$work/dist" "$work/source" >/dev/null
 "$python" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip wheel --quiet --no-deps --wheel-dir "$work/dist" "$work/source"
 "$work/venv/bin/python" -m pip install --quiet ${constraints:+--constraint "$constraints"} "$work"/dist/genrep-*.whl
 cd "$work"
 "$work/venv/bin/python" - <<'PY'
