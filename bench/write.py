@@ -26,7 +26,7 @@ from genrep.generate.pixels import to_pixels
 from genrep.shards import codec, fashion_mnist
 from genrep.shards.batch import Batch
 from genrep.shards.cli import subsampling_option
-from genrep.shards.layout import FORMAT, FULL_COLOUR, ShardSpec
+from genrep.shards.layout import FORMAT, FULL_COLOUR, ShardSpec, subsampling_complaint
 from genrep.shards.writer import DatasetWriter
 
 MICRO_BATCH, LATENT_DIM = 64, 128
@@ -58,6 +58,9 @@ def main(
     num_pairs = num_pairs or (4096 if size == "28" else 2048)
     pixels = garments(num_pairs) if size == "28" else photographs(num_pairs, int(size))
     image_format = image_format or codec.default_format(*pixels.shape[2:4])
+    complaint = subsampling_complaint(subsampling, image_format=image_format, channels=pixels.shape[4])
+    if complaint:
+        raise click.UsageError(complaint)
     kind = f"{size} px {image_format}" + (f" {subsampling}" if subsampling != FULL_COLOUR else "")
     images, latents = floats(pixels), standard_latents(num_pairs)
     with tempfile.TemporaryDirectory() as folder:

@@ -122,7 +122,8 @@ def layout_of(recipe: Mapping[str, Any]) -> SetLayout:
             f"the recipe asks for {layout.image_format!r:.40} images of {layout.image_shape[2]} channels; "
             f"there are {', '.join(IMAGE_FORMATS)} and 1 or 3 channels"
         )
-    complaint = subsampling_complaint(layout.subsampling, image_format=layout.image_format, channels=image["channels"])
+    channels = layout.image_shape[2]
+    complaint = subsampling_complaint(layout.subsampling, image_format=layout.image_format, channels=channels)
     if complaint:
         raise DataError(f"the recipe asks for what cannot be: {complaint}")
     return layout
