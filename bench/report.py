@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from genrep.shards.memory import keep_memory
+
 PACKAGES = (
     "torch", "torchvision", "numpy", "numba", "pillow", "simplejpeg", "isal", "pyarrow", "webdataset", "ffcv",
     "onnxruntime", "scikit-learn", "lightly",
@@ -121,8 +123,9 @@ def rates(
 ) -> dict[str, list[float]]:
     """Work a second of each way in each round, a list a way; if ``warm``, one more round before them is not counted.
 
-    CPU-seconds are those of one core.
+    CPU-seconds are those of one core. Freed memory stays with the process, as in genrep's commands, whatever the way.
     """
+    keep_memory()
     found: dict[str, list[float]] = {name: [] for name in ways}
     with one_core() if clock is time.process_time else nullcontext():
         for number in range(not warm, rounds + 1):

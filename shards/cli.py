@@ -11,6 +11,7 @@ import click
 from genrep.shards.errors import DataError
 from genrep.shards.layout import FULL_COLOUR, SUBSAMPLINGS
 from genrep.shards.location import Location, location
+from genrep.shards.memory import keep_memory
 
 
 class LocationType(click.ParamType):
@@ -54,6 +55,10 @@ class _OneLine(click.Command):
 
 class Command(_OneLine):
     """For ``@click.command(cls=Command)``."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        keep_memory()
+        return super().invoke(ctx)
 
 
 class Group(_OneLine, click.Group):

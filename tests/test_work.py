@@ -1,6 +1,8 @@
 """How much work a sample costs, in counts that no other work on the machine can change; seconds are for bench/."""
 
 import itertools
+import platform
+import subprocess
 import sys
 import threading
 from hashlib import sha256
@@ -153,3 +155,23 @@ def test_reading_a_pair_enters_few_python_functions(folder):
     read(folder, BATCH)
     few, many = (python_calls(lambda num_pairs=num_pairs: read(folder, num_pairs)) for num_pairs in (BATCH, NUM_PAIRS))
     assert (many - few) / (NUM_PAIRS - BATCH) <= MOST_CALLS_TO_READ
+
+
+ONE_BATCH_AFTER_ANOTHER = """
+import resource
+import numpy as np
+from genrep.shards.memory import keep_memory
+
+keep_memory()
+for _ in range(2):  # as much as two views of 256 images of 128 px, then as little as two of 28 px
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (100_000_000, 1_600_000):
+        np.ones(size, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_the_next_batch_lies_in_the_memory_of_the_last_and_the_system_clears_no_page_for_it():
+    done = subprocess.run([sys.executable, "-c", ONE_BATCH_AFTER_ANOTHER], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10  # anew it would be 49 pages of 2 MB, where the system gives such, or 24,800 of 4 kB

@@ -6,7 +6,6 @@ are: `MODEL_CARD.md`.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -76,14 +75,6 @@ class FashionGenerator:
         if self.mode == "null" or labels is None:
             labels = torch.full((len(latents),), NULL, device=latents.device)
         return self.network(self.spread * latents, labels)
-
-    def folded(self) -> FashionGenerator:
-        """For rendering; it has no truncation of its own."""
-        from genrep.generate.fashion.network import folded
-
-        result = copy.copy(self)
-        result.network = folded(self.network)
-        return result
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.network.state_dict()

@@ -1,14 +1,11 @@
 """The two small networks of the embedded generator: 28 x 28 grey garments, ten classes and a null mode."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-
-from genrep.generate.folding import ConditionalAffine, channels_last
 
 LATENT_DIM = 64
 EMBEDDING_DIM = 32
@@ -25,8 +22,17 @@ class ConditionalNorm(nn.Module):
         self.gain = nn.Linear(cond_dim, channels)
         self.bias = nn.Linear(cond_dim, channels)
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        return self.norm(x) * (1 + self.gain(cond)[:, :, None, None]) + self.bias(cond)[:, :, None, None]
+    def forward(self, x: Tensor, cond: Tensor, before: Tensor | None = None) -> Tensor:
+        """``before`` (C,): bias of the layer in front, which left it out."""
+        norm: Any = self.norm
+        gain, bias = 1 + self.gain(cond), self.bias(cond)
+        if self.training:
+            x = norm(x if before is None else x + before[:, None, None])
+        else:  # with the norm's own steps in gain and bias, x is gone through once
+            mean = norm.running_mean if before is None else norm.running_mean - before
+            gain = gain * (norm.running_var + norm.eps).rsqrt()
+            bias = bias - mean * gain
+        return torch.addcmul(bias.to(x.dtype)[:, :, None, None], x, gain.to(x.dtype)[:, :, None, None])
 
 
 class Generator(nn.Module):
@@ -59,24 +65,33 @@ class Generator(nn.Module):
         embedding = torch.where(null, self.null_embedding(z), self.embedding(labels.clamp(max=NUM_CLASSES - 1)))
         cond = torch.cat([z, embedding], dim=1)
         x = self.stem(cond).view(-1, 192, 7, 7).contiguous(memory_format=torch.channels_last)
+        bias = None
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = conv(F.relu(norm(x, cond)))
-        return torch.tanh(x)
+            x = F.relu(norm(x, cond, bias), inplace=True)
+            x, bias = without_bias(conv, x), conv.bias
+        return torch.tanh(x + bias)
 
 
-def folded(network: Generator) -> Generator:
-    """A copy for rendering: batch norms and the biases before them become one multiply-add."""
-    result = copy.deepcopy(network)
-    norms: Any = network.norms
-    convs: Any = result.convs
-    before = None
-    for place, (norm, conv) in enumerate(zip(norms, convs, strict=True)):
-        mean, var, eps = norm.norm.running_mean, norm.norm.running_var, norm.norm.eps
-        result.norms[place] = ConditionalAffine(norm.gain, norm.bias, mean=mean, var=var, eps=eps, before=before)
-        if place + 1 < len(norms):
-            before, conv.bias = conv.bias, None
-    channels_last(result)
-    return result
+def without_bias(conv: Any, x: Tensor) -> Tensor:
+    """A convolution of this network, but for its bias."""
+    if conv.transposed:
+        return F.conv_transpose2d(x, conv.weight, stride=conv.stride, padding=conv.padding)
+    if conv.out_channels == 1 and not x.is_cuda:
+        return _one_channel(x, conv.weight)
+    return F.conv2d(x, conv.weight, padding=conv.padding)
+
+
+def _one_channel(x: Tensor, weight: Tensor) -> Tensor:
+    """The 3 x 3 convolution (B, C, H, W) -> (B, 1, H, W) as a matrix product and nine shifted sums.
+
+    The processors' kernels compute many output channels at once, and here most of them would be nobody's.
+    """
+    batch, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    taps = weight.permute(2, 3, 0, 1).reshape(9, channels) @ pixels.T
+    taps = F.pad(taps.view(3, 3, batch, height, width), (1, 1, 1, 1))
+    shifted = [taps[i, j, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return sum(shifted[1:], start=shifted[0])[:, None]
 
 
 class Discriminator(nn.Module):

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from genrep.generate.fashion import FashionGenerator, conditional, unconditional
 from genrep.generate.fashion.jitter import Jitter, jitter_images
+from genrep.generate.fashion.network import ConditionalNorm, Generator, without_bias
 from genrep.generate.fashion.training import Run, main
 from genrep.shards.errors import DataError
 
@@ -47,6 +48,36 @@ def test_a_quarter_turn_moves_a_dot_to_where_the_rotation_matrix_says():
 def test_scale_draws_the_dot_towards_the_centre():
     moved = drawn(dot(13, 23), scale=(0.5, 0.5))[0, 0]
     assert divmod(int(moved.argmax()), 28)[1] == 18  # 13.5 + (23 - 13.5) / 2 = 18.25
+
+
+@torch.no_grad()
+def test_a_conditional_norm_adds_the_bias_left_out_in_front_of_it_and_normalises_by_batch_or_running_statistics():
+    torch.manual_seed(0)
+    norm, x, condition, before = ConditionalNorm(3, 7), torch.randn(4, 3, 5, 6), torch.randn(4, 7), torch.randn(3)
+    seen = x + before[:, None, None]
+    mean, var = seen.mean(dim=(0, 2, 3)), seen.var(dim=(0, 2, 3), unbiased=False)
+    gain, bias = norm.gain(condition)[:, :, None, None], norm.bias(condition)[:, :, None, None]
+
+    def expected(mean, var):
+        return (seen - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * (1 + gain) + bias
+
+    torch.testing.assert_close(norm(x, condition, before), expected(mean, var))
+    torch.testing.assert_close(norm.norm.running_mean, 0.1 * mean)
+    norm.eval()
+    torch.testing.assert_close(
+        norm(x, condition, before), expected(norm.norm.running_mean, norm.norm.running_var), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(norm(x, condition, 0 * before), norm(x, condition))
+
+
+@pytest.mark.parametrize("place", range(4))
+@torch.no_grad()
+def test_convolutions_of_the_generator_without_their_bias_are_what_torch_computes_with_it_but_for_it(place):
+    torch.manual_seed(0)
+    conv = Generator().convs[place]
+    torch.nn.init.normal_(conv.bias)
+    x = torch.randn(3, conv.in_channels, 5, 8)
+    torch.testing.assert_close(without_bias(conv, x) + conv.bias[:, None, None], conv(x), atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_is_a_function_of_its_latent_and_class_alone():
