@@ -2,8 +2,8 @@
 
     python -m bench.full
 
-As it stands, and with two processes that share the set, each with some 10 GB of disk for a while; bfloat16, which only
-some processors have, on a part, and scaled up.
+As it stands, on all cores, with some 10 GB of disk for a while; bfloat16, which only some processors have, on a part,
+and scaled up.
 """
 
 from pathlib import Path
@@ -26,7 +26,6 @@ def main(num_pairs: int, out: Path | None) -> None:
     small = generated([*LINE, "--n", f"{SMALL}"])
     bfloat16 = generated([*LINE, "--n", f"{SMALL}", "--dtype", "bfloat16"])
     whole = generated([*LINE, "--n", f"{num_pairs}"])
-    shared = generated([*LINE, "--n", f"{num_pairs}"], processes=2)
     line = f"genrep-generate --n {num_pairs} --views steer"
     Report(
         name="full",
@@ -34,17 +33,15 @@ def main(num_pairs: int, out: Path | None) -> None:
         tables=[
             [
                 row("float32", num_pairs, whole, num_pairs),
-                row("float32, two processes", num_pairs, shared, num_pairs),
                 row("float32, a part", SMALL, small, num_pairs),
                 row("bfloat16, a part", SMALL, bfloat16, num_pairs),
             ]
         ],
         targets=[
-            Target(line, "one process", LIMIT_MINUTES, whole.seconds / 60, "minutes", at_most=True),
-            Target(line, "two processes", LIMIT_MINUTES, shared.seconds / 60, "minutes", at_most=True),
+            Target(line, "", LIMIT_MINUTES, whole.seconds / 60, "minutes", at_most=True),
             Target(f"{line}: memory", f"that of {SMALL:,} pairs", 1.1, whole.peak_mb / small.peak_mb, at_most=True),
         ],
-        threads="in each process one thread renders, one encodes",
+        threads="a thread a core renders, one encodes",
     ).show(out)
 
 

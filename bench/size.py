@@ -61,20 +61,22 @@ def main(full: bool, out: Path | None) -> None:
         name="size",
         about="genrep-generate, default generator, float32, each size once",
         tables=[rows],
-        threads="in each process one thread renders, one encodes",
+        threads="in all as many threads render as there are cores, and one in each process encodes",
     ).show(out)
 
 
 def generated(options: Sequence[str], *, processes: int = 1) -> Run:
-    """Time genrep-generate into a folder of its own; several processes are its ranks, as under torchrun."""
+    """Time genrep-generate into a folder of its own; several processes are its ranks, as under torchrun.
+
+    They share the cores: each renders by as many threads as fall to it.
+    """
+    threads = max(len(os.sched_getaffinity(0)) // processes, 1)
+    environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}", "WORLD_SIZE": f"{processes}"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "set")
         words = [str(Path(sys.executable).parent / "genrep-generate"), *options, "--out", str(path), "--quiet"]
         started = time.perf_counter()
-        ranks = [
-            subprocess.Popen(words, env={**os.environ, "RANK": f"{rank}", "WORLD_SIZE": f"{processes}"})
-            for rank in range(processes)
-        ]
+        ranks = [subprocess.Popen(words, env={**environment, "RANK": f"{rank}"}) for rank in range(processes)]
         ends = [os.wait4(rank.pid, 0) for rank in ranks]
         seconds = time.perf_counter() - started
         if any(status for _, status, _ in ends):

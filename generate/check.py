@@ -4,6 +4,7 @@ import copy
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -341,6 +342,27 @@ def _gradient(subject: _Subject) -> str:
     return f"a gradient of norm {gradient.norm(dim=1).mean().item():.3g} reaches the latents"
 
 
+def _thread_safety(subject: _Subject) -> str:
+    """The same rows, each micro-batch in another order, by several threads at once."""
+    if not subject.generator.thread_safe:
+        raise _NotApplicableError("it does not say that it is: one thread renders")
+    if subject.device.type != "cpu":
+        raise _NotApplicableError("one thread feeds a GPU")
+
+    def rolled(places: int) -> Tensor:
+        labels = None if subject.labels is None else subject.labels.roll(places)
+        return subject.render(subject.latents.roll(places, 0), labels, subject.noise.roll(places, 0))
+
+    places = list(range(MICRO_BATCH))
+    alone = [rolled(number) for number in places]
+    with ThreadPoolExecutor(MICRO_BATCH) as threads:
+        rounds = [list(threads.map(rolled, places)) for _ in range(4)]
+    moved = max(_greatest(one - other) for images in rounds for one, other in zip(images, alone, strict=True))
+    if moved > EQUAL:
+        raise _BrokenError(f"threads that render at once move images by {_levels(moved)}; leave thread_safe out")
+    return f"{MICRO_BATCH} threads at once render what one does"
+
+
 def _fingerprint(subject: _Subject) -> str:
     fingerprint = subject.generator.fingerprint()
     if not (isinstance(fingerprint, str) and len(fingerprint) >= 16 and fingerprint.isprintable()):
@@ -364,6 +386,7 @@ _CLAIMS: dict[str, Callable[[_Subject], str]] = {
     "intermediate latents": _mapped,
     "folded": _folding,
     "gradient to the latents": _gradient,
+    "thread-safe": _thread_safety,
     "fingerprint": _fingerprint,
 }
 

@@ -273,12 +273,12 @@ def _show_plan(
 ) -> None:
     from genrep.generate.defaults import check_fit
     from genrep.generate.plan import make_plan, show_plan
-    from genrep.generate.render import Renderer
+    from genrep.generate.render import Renderer, render_workers
 
     check_fit(recipe, generator)
     if rank.rank > 0:  # one of them tells it for all
         return
-    renderer = Renderer(generator, recipe, device=device)
+    renderer = Renderer(generator, recipe, device=device, workers=render_workers(recipe))
     plan = make_plan(recipe, renderer, out, encode_workers=encode_workers, rank=rank)
     click.echo(show_plan(plan, recipe, out, rank=rank, device=device))
 

@@ -84,13 +84,13 @@ def generate(
     check_fit(recipe, generator)
     device = resolve_device(device, rank)
 
-    from genrep.generate.render import Renderer, render_environment, render_settings
+    from genrep.generate.render import Renderer, render_environment, render_settings, render_workers
 
-    folder = location(out)
+    folder, workers = location(out), render_workers(recipe)
 
     @functools.cache
     def renderer() -> Renderer:
-        return Renderer(generator, recipe, device=device)
+        return Renderer(generator, recipe, device=device, workers=workers)
 
     with render_settings(recipe):
         with atomic.reported(folder):

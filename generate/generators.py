@@ -46,6 +46,7 @@ class LoadedGenerator:
         takes_noise: Whether ``render`` accepts ``noise_seeds``.
         num_bytes: Of its tensors, as loaded.
         left_in_training: Names of its modules that were not in eval mode; `check` looks whether that matters.
+        thread_safe: Whether several threads may call ``render`` at once.
         licence: Of its weights, or None.
         default_walks: Path of walks shipped with it, or None.
         loaded_by: What :func:`load_generator` was called with, for another process to do the same.
@@ -75,6 +76,7 @@ class LoadedGenerator:
             self.latent_spaces = ("z", "w", "w+") if hasattr(plug_in, "num_layers") else ("z", "w")
         self.keeps_variance = bool(getattr(plug_in, "keeps_variance", False))
         self.takes_noise = "noise_seeds" in inspect.signature(plug_in.render).parameters
+        self.thread_safe = bool(getattr(plug_in, "thread_safe", False))
         self.licence: str | None = getattr(plug_in, "licence", None)
         walks = getattr(plug_in, "default_walks", None)
         self.default_walks = None if walks is None else Path(walks)

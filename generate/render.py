@@ -5,10 +5,10 @@ beginning at multiples of it in the sample index, the last one padded: a sample'
 shard size, number of samples or rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,12 @@ from genrep.generate.pixels import to_pixels
 from genrep.generate.recipe import Recipe
 from genrep.generate.samples import Drawn, describe_samples, draw_samples, strength_columns
 from genrep.generate.streams import CudaDevice, to_device, to_host
+from genrep.shards.ahead import ahead
 from genrep.shards.batch import Batch
 from genrep.shards.errors import DataError
+
+Key = TypeVar("Key")
+_Inputs = tuple[Tensor, Tensor | None, Tensor]  # latents (V, B, D), labels (B,), noise seeds (V, B)
 
 _DRAWN_AT_ONCE = 4096  # samples: numpy's cost a call vanishes, and memory does not grow with the shard
 
@@ -42,14 +46,22 @@ class Renderer:
     """A generator on its device, set up as a recipe says. Not for two recipes at once.
 
     Making one raises DataError if the generator cannot be run as the recipe says.
+
+    Args:
+        workers: Threads that render micro-batches ahead, on a CPU, of a generator that says it is thread-safe; 0, as
+            for all others: a micro-batch is rendered when it is asked for.
     """
 
-    def __init__(self, generator: LoadedGenerator, recipe: Recipe, *, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, generator: LoadedGenerator, recipe: Recipe, *, device: str | torch.device = "cpu", workers: int = 0
+    ) -> None:
         self._generator = generator.to(device)
         self._recipe = recipe
         self._device = torch.device(device)
         generator.set_truncation(recipe.generator.truncation)
         self._render = rendering(generator, recipe, self._device)
+        is_plain = recipe.render.backend == "torch" and not recipe.render.compile
+        self.workers = workers if generator.thread_safe and is_plain and self._device.type == "cpu" else 0
         if recipe.render.compile:
             next(self.batches(0, 1))  # compiles, or fails before anything is written
 
@@ -84,7 +96,7 @@ class Renderer:
     def images(self, drawn: Drawn) -> NDArray[np.uint8]:
         """uint8 (B, V, H, W, C) of samples that begin with a micro-batch."""
         parts = []
-        for rows, (images, finite) in to_host(self._rendered(drawn), self._cuda()):
+        for rows, (images, finite) in to_host(self._rendered(self._inputs(drawn)), self._cuda()):
             self._check(finite, drawn.indices[rows.start])
             parts.append(images[: rows.stop - rows.start])
         return np.concatenate(parts)
@@ -102,14 +114,18 @@ class Renderer:
     def _launched(self, first: int, count: int) -> Iterator[tuple[_Rows, tuple[Tensor, Tensor]]]:
         """Every micro-batch: where it comes from, and its images as :meth:`_images` gives them."""
         drawn_at_once = max(_DRAWN_AT_ONCE // self._recipe.render.micro_batch, 1) * self._recipe.render.micro_batch
-        for start in range(first, first + count, drawn_at_once):
-            drawn = self.draw(range(start, min(start + drawn_at_once, first + count)))
-            meta, columns = describe_samples(self._recipe, drawn), strength_columns(self._recipe, drawn)
-            for rows, images in self._rendered(drawn):
-                yield _Rows(drawn, meta, columns, rows), images
 
-    def _rendered(self, drawn: Drawn) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
-        """The rows of every micro-batch, and its images as :meth:`_images` gives them."""
+        def parts() -> Iterator[tuple[_Rows, _Inputs]]:
+            for start in range(first, first + count, drawn_at_once):
+                drawn = self.draw(range(start, min(start + drawn_at_once, first + count)))
+                meta, columns = describe_samples(self._recipe, drawn), strength_columns(self._recipe, drawn)
+                for rows, inputs in self._inputs(drawn):
+                    yield _Rows(drawn, meta, columns, rows), inputs
+
+        return self._rendered(parts())
+
+    def _inputs(self, drawn: Drawn) -> Iterator[tuple[slice, _Inputs]]:
+        """The rows of every micro-batch, and what it is rendered from."""
         size, count = self._recipe.render.micro_batch, len(drawn.indices)
         # all at once, view by view: a copy for every rendering would have the host wait for the device each time
         latents = self._padded(drawn.latents).transpose(0, 1).contiguous()
@@ -117,12 +133,19 @@ class Renderer:
         labels = self._labels(drawn.labels)
         for place in range(0, count, size):
             full = slice(place, place + size)
-            images = self._images(
+            inputs = (
                 latents[:, full].clone(),  # sums may depend on where in memory a batch begins
                 None if labels is None else labels[full],
                 noise_seeds[:, full],
             )
-            yield slice(place, min(place + size, count)), images
+            yield slice(place, min(place + size, count)), inputs
+
+    def _rendered(self, parts: Iterable[tuple[Key, _Inputs]]) -> Iterator[tuple[Key, tuple[Tensor, Tensor]]]:
+        def rendered(part: tuple[Key, _Inputs]) -> tuple[Key, tuple[Tensor, Tensor]]:
+            torch.set_num_threads(self._recipe.render.threads)  # OpenMP counts for every thread that calls it
+            return part[0], self._images(*part[1])
+
+        return ahead(rendered, parts, self.workers)
 
     @torch.inference_mode()
     def _images(self, latents: Tensor, labels: Tensor | None, noise_seeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +207,14 @@ def _shrunk(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[2:] == (height, width):
         return images
     return F.interpolate(images.float(), size=(height, width), mode="area")
+
+
+def render_workers(recipe: Recipe) -> int:
+    """Threads that render where the generator allows several: as many as OMP_NUM_THREADS or else the cores carry.
+
+    Ask before :func:`render_settings`, which sets torch's number of threads.
+    """
+    return max(torch.get_num_threads() // recipe.render.threads, 1)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """From batches of rendered samples to shards, tables and a finished set."""
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrep.shards import atomic, tar
+from genrep.shards.ahead import ahead
 from genrep.shards.batch import Batch
 from genrep.shards.codec import encode
 from genrep.shards.errors import DataError
@@ -187,9 +187,10 @@ class DatasetWriter:
         return facts
 
     def _encoded(self, spec: ShardSpec, batches: Iterable[Batch]) -> Iterator["_Encoded"]:
-        waiting: deque[Future[_Encoded]] = deque()
         position = spec.first
-        with ThreadPoolExecutor(self._encode_workers) as pool:
+
+        def in_sequence() -> Iterator[Batch]:
+            nonlocal position
             for batch in batches:
                 if batch.first != position or batch.images.shape[2:] != self._layout.image_shape:
                     raise ValueError(
@@ -197,10 +198,9 @@ class DatasetWriter:
                         f"a shard of {self._layout.image_shape} images at sample {position}"
                     )
                 position += len(batch)
-                waiting.append(pool.submit(_encode, batch, self._layout))
-                if len(waiting) > 2 * self._encode_workers:
-                    yield waiting.popleft().result()
-            yield from (future.result() for future in waiting)
+                yield batch
+
+        yield from ahead(lambda batch: _encode(batch, self._layout), in_sequence(), self._encode_workers)
         if position != spec.first + spec.count:
             raise ValueError(f"{spec.name} got {position - spec.first} of {spec.count} samples")
 

@@ -1,15 +1,14 @@
 """Shards to batches: which image of a sample, decoding and T_x, in threads, in one exact order."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genrep.shards.ahead import ahead
 from genrep.shards.errors import DataError
 from genrep.shards.reader import ShardDataset
 from genrep.train.augment import Parameters, centre_parameters, draw_parameters, joined, transform_into
@@ -17,8 +16,6 @@ from genrep.train.batched import transformed
 from genrep.train.choice import shown_images
 from genrep.train.config import TrainConfig
 from genrep.train.order import MIXED_STREAMS, OWN_STREAMS, epoch_order, limited
-
-Value = TypeVar("Value")
 
 PREFETCHED = 32  # batches ahead, whose tars are fetched if they lie in a store
 
@@ -103,27 +100,9 @@ class Loader:
         """
         plan = ([stream.at(step) for stream in self.streams] for step in range(first_step, self.config.steps))
         if self.device.type == "cpu":
-            yield from self._ahead(lambda shares: self._transformed(self._read_batch(shares)), plan)
+            yield from ahead(lambda shares: self._transformed(self._read_batch(shares)), plan, self.workers)
         else:
-            yield from map(self._transformed, self._ahead(self._read_batch, plan))
-
-    def _ahead(self, load: Callable[[list["_Share"]], Value], plan: Iterator[list["_Share"]]) -> Iterator[Value]:
-        """``load`` of each in order, by the workers."""
-        if not self.workers:
-            yield from map(load, plan)
-            return
-        ahead: deque[Future[Value]] = deque()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="genrep-load") as pool:
-            try:
-                for shares in plan:
-                    ahead.append(pool.submit(load, shares))
-                    if len(ahead) > self.workers + 1:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+            yield from map(self._transformed, ahead(self._read_batch, plan, self.workers))
 
     def _read_batch(self, shares: list["_Share"]) -> "_Read":
         config, shards = self.config, self.streams[0].shards
@@ -317,8 +296,8 @@ class _Share:
 
     def candidates(self, slot: int) -> Iterator[int]:
         """The sample in a slot, then those in the same slot of the batches that follow in the epoch, around its end."""
-        for ahead in range(len(self.order) // self.stream.size):
-            yield int(self.order[(self.first + slot + ahead * self.stream.size) % len(self.order)])
+        for batch in range(len(self.order) // self.stream.size):
+            yield int(self.order[(self.first + slot + batch * self.stream.size) % len(self.order)])
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class FashionGenerator:
     image_shape = (1, 28, 28)
     prior = "normal"
     licence = "MIT"
+    thread_safe = True
 
     def __init__(self, mode: Literal["class", "null"], weights: Path | None = None) -> None:
         from safetensors import SafetensorError

@@ -1,4 +1,5 @@
 import re
+import time
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def test_every_registered_generator_is_among_those_checked():
 def test_claims_that_do_not_apply_are_neither_passed_nor_failed():
     result = findings(Unconditional())
     skipped = {claim for claim, finding in result.items() if finding.passed is None}
-    assert skipped == {"labels matter", "truncation is continuous", "noise by seed", "intermediate latents", "speed"}
+    narrower = {"labels matter", "truncation is continuous", "noise by seed", "intermediate latents", "thread-safe"}
+    assert skipped == narrower | {"speed"}
 
 
 class WrongShape(Stub):
@@ -161,6 +163,19 @@ class NotFolded(Stub):
         raise RuntimeError("no truncation")
 
 
+class ThreadSafe(Stub):
+    thread_safe = True
+
+
+class Shared(ThreadSafe):
+    """Keeps its latents where the next caller overwrites them."""
+
+    def render(self, latents, labels):
+        self.latents = latents
+        time.sleep(0.001)
+        return super().render(self.latents, labels)
+
+
 class BadFingerprint(Stub):
     def fingerprint(self):
         return b"12"
@@ -198,6 +213,7 @@ def test_a_single_fault_breaks_its_claim_and_no_other(plug_in, claims):
         (Random, "deterministic"),
         (Random, "rendering moves no state"),
         (IgnoresLatents, "latents matter"),
+        (Shared, "thread-safe"),
     ],
 )
 def test_a_fault_that_shows_in_several_claims_breaks_its_own(plug_in, claim):
@@ -214,6 +230,11 @@ def test_a_generator_that_nobody_can_fold_keeps_the_protocol():
     assert result["folded"].passed is None
     assert "cannot be folded (TypeError: cannot copy)" in result["folded"].detail
     assert result["speed"].detail.endswith("with --fold not possible")
+
+
+@pytest.mark.parametrize(("plug_in", "passed"), [(ThreadSafe, True), (Stub, None)])
+def test_only_a_generator_that_says_it_is_thread_safe_is_tried_by_several_threads(plug_in, passed):
+    assert findings(plug_in())["thread-safe"].passed is passed
 
 
 @pytest.mark.parametrize("method", ["to", "set_truncation"])

@@ -1,14 +1,16 @@
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 import torch
+from stub_generators import Stub
 
 from genrep.generate.defaults import make_recipe
-from genrep.generate.generators import load_generator
+from genrep.generate.generators import LoadedGenerator, load_generator
 from genrep.generate.latents import anchor_latents, noise_seeds
 from genrep.generate.pixels import to_pixels
-from genrep.generate.render import Renderer, render_environment, render_settings
+from genrep.generate.render import Renderer, render_environment, render_settings, render_workers
 from genrep.shards.errors import DataError
 
 
@@ -173,3 +175,54 @@ def test_the_environment_says_what_pixels_depend_on(convolutional):
     assert environment["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert environment["tf32"] is False
     assert "pillow" in environment["codec"]
+
+
+class Meeting(Stub):
+    """Renders only once as many threads as ``parties`` are about to."""
+
+    thread_safe = True
+
+    def __init__(self, parties):
+        super().__init__()
+        self.barrier, self.threads = threading.Barrier(parties, timeout=20), set()
+
+    def render(self, latents, labels):
+        self.threads.add(threading.current_thread())
+        self.barrier.wait()
+        return super().render(latents, labels)
+
+
+def meeting(parties, **attributes):
+    plug_in = type("Meeting", (Meeting,), attributes)(parties)
+    generator = LoadedGenerator(plug_in, spec="stub", arguments={})
+    return generator, make_recipe(generator, num_samples=16, micro_batch=4, shard_size=8)
+
+
+def test_micro_batches_of_a_thread_safe_generator_are_rendered_at_once_and_come_in_order():
+    generator, recipe = meeting(2)
+    batches = list(Renderer(generator, recipe, workers=2).batches(4, 8))
+    assert len(generator.plug_in.threads) == 2
+    assert threading.current_thread() not in generator.plug_in.threads
+    assert [batch.first for batch in batches] == [4, 8]
+    alone, recipe = meeting(1)
+    for found, expected in zip(batches, Renderer(alone, recipe).batches(4, 8), strict=True):
+        np.testing.assert_array_equal(found.images, expected.images)
+
+
+@pytest.mark.parametrize("attributes", [{"thread_safe": False}, {}])
+def test_without_workers_or_of_a_generator_that_is_not_thread_safe_the_callers_thread_renders(attributes):
+    generator, recipe = meeting(1, **attributes)
+    list(Renderer(generator, recipe, workers=2 if attributes else 0).batches(0, 16))
+    assert generator.plug_in.threads == {threading.current_thread()}
+
+
+@pytest.mark.parametrize(("cores", "threads", "workers"), [(4, 1, 4), (4, 2, 2), (1, 2, 1)])
+def test_so_many_workers_render_as_the_cores_carry_with_the_threads_of_the_recipe(cores, threads, workers):
+    recipe = make_recipe(load_generator("fashion"), num_samples=8)
+    recipe = dataclasses.replace(recipe, render=dataclasses.replace(recipe.render, threads=threads))
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        assert render_workers(recipe) == workers
+    finally:
+        torch.set_num_threads(before)

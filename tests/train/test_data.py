@@ -68,7 +68,7 @@ def test_ranks_deal_out_the_batches_of_one_process(labelled_set):
 def test_what_a_gpu_would_be_given_equals_what_the_cpu_computes(labelled_set):
     """The torch path on CPU tensors: the same samples, draws and labels, pixels to rounding."""
     loading = loader(labelled_set)
-    for batch, read in zip(loading.batches(0), loading._ahead(loading._read_batch, plan_of(loading)), strict=True):
+    for batch, read in zip(loading.batches(0), map(loading._read_batch, plan_of(loading)), strict=True):
         images = loading._by_torch(read)
         assert images.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(images, batch.images, atol=1e-5, rtol=0)
