@@ -5,6 +5,7 @@ probes into a table, a plot and a contact sheet. Stopped, it continues where it 
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def main(out: Path, seed: int) -> None:
         for name, (source, views) in ENCODERS.items()
     ]
     for command in made:
-        run(command)
+        run(command, threads=len(os.sched_getaffinity(0)))
     with ThreadPoolExecutor(2) as pool:  # one core each
         list(pool.map(run, trained))
     click.echo("probing on real images, clean and affine")
@@ -73,11 +74,13 @@ def main(out: Path, seed: int) -> None:
     click.echo(f"\n{text}\n{time.monotonic() - started:.0f} s; the table, a plot and a contact sheet are in {out}/")
 
 
-def run(command: str) -> None:
-    """One command as a user types it."""
+def run(command: str, threads: int = 1) -> None:
+    """One command as a user types it, on so many cores."""
     click.echo(f"$ {command}")
     program, *arguments = shlex.split(command)
-    finished = subprocess.run([Path(sys.executable).parent / program, *arguments, "--quiet"], check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": f"{threads}"}
+    words = [Path(sys.executable).parent / program, *arguments, "--quiet"]
+    finished = subprocess.run(words, env=environment, check=False)
     if finished.returncode:
         raise click.ClickException(f"{program} ended with status {finished.returncode}: mend that and run again")
 

@@ -134,7 +134,7 @@ RECIPE_OPTIONS = (
     help="What runs the network; onnxruntime on a CPU only (pip install 'genrep[onnx]').",
 )
 @click.option(
-    "--micro-batch", type=click.IntRange(min=1), help="Images rendered at once.  [default: 8-64 by image size]"
+    "--micro-batch", type=click.IntRange(min=1), help="Images in a pass of the network.  [default: 8-64 by image size]"
 )
 @click.option(
     "--encode-workers", default=1, show_default=True, type=click.IntRange(min=1), help="Threads that encode images."
@@ -169,7 +169,8 @@ def main(
 ) -> None:
     """Draw anchors and their views from a generator and write them as shards.
 
-    The same command continues what was interrupted. Under torchrun or srun every rank writes its own shards.
+    The same command continues what was interrupted. Under torchrun or srun every rank writes its own shards. Without a
+    GPU the embedded generators use every core, or OMP_NUM_THREADS of them.
 
     \b
     Examples: a thousand pairs; a full-size data set; its cost first; two processes; a Ray cluster
