@@ -169,8 +169,8 @@ def main(
 ) -> None:
     """Draw anchors and their views from a generator and write them as shards.
 
-    The same command continues what was interrupted. Under torchrun or srun every rank writes its own shards. Without a
-    GPU the embedded generators use every core, or OMP_NUM_THREADS of them.
+    The same command continues what was interrupted. Under torchrun or srun every rank writes its own shards. On a
+    CPU the embedded generators use every core, or OMP_NUM_THREADS of them.
 
     \b
     Examples: a thousand pairs; a full-size data set; its cost first; two processes; a Ray cluster

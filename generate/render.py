@@ -48,8 +48,8 @@ class Renderer:
     Making one raises DataError if the generator cannot be run as the recipe says.
 
     Args:
-        workers: Threads that render micro-batches ahead, on a CPU, of a generator that says it is thread-safe; 0, as
-            for all others: a micro-batch is rendered when it is asked for.
+        workers: Threads that render micro-batches ahead, on a CPU, of a generator that says it is thread-safe, where
+            PyTorch runs it uncompiled; 0, as in all other cases: a micro-batch is rendered when it is asked for.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Renderer:
         generator.set_truncation(recipe.generator.truncation)
         self._render = rendering(generator, recipe, self._device)
         is_plain = recipe.render.backend == "torch" and not recipe.render.compile
-        self.workers = workers if generator.thread_safe and is_plain and self._device.type == "cpu" else 0
+        self._workers = workers if generator.thread_safe and is_plain and self._device.type == "cpu" else 0
         if recipe.render.compile:
             next(self.batches(0, 1))  # compiles, or fails before anything is written
 
@@ -141,11 +141,7 @@ class Renderer:
             yield slice(place, min(place + size, count)), inputs
 
     def _rendered(self, parts: Iterable[tuple[Key, _Inputs]]) -> Iterator[tuple[Key, tuple[Tensor, Tensor]]]:
-        def rendered(part: tuple[Key, _Inputs]) -> tuple[Key, tuple[Tensor, Tensor]]:
-            torch.set_num_threads(self._recipe.render.threads)  # OpenMP counts for every thread that calls it
-            return part[0], self._images(*part[1])
-
-        return ahead(rendered, parts, self.workers)
+        return ahead(lambda part: (part[0], self._images(*part[1])), parts, self._workers)
 
     @torch.inference_mode()
     def _images(self, latents: Tensor, labels: Tensor | None, noise_seeds: Tensor) -> tuple[Tensor, Tensor]:

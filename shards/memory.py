@@ -8,10 +8,11 @@ KEPT_BYTES = 2**31 - 1  # the most that mallopt takes
 
 
 def keep_memory() -> None:
-    """Have this process keep up to 2 GB of what it frees, where its C library is glibc; elsewhere nothing changes.
+    """Have this process keep what it frees, where its C library is glibc; elsewhere nothing changes.
 
     By default glibc hands blocks of a batch's size back to the system as soon as they are free, and the system
-    clears every page again when the next batch asks for it.
+    clears every page again when the next batch asks for it. With this, memory goes back only from the end of the
+    heap, where more than 2 GB of it are free.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -3,13 +3,16 @@ import hashlib
 import json
 import logging
 import tarfile
+import threading
 
 import numpy as np
 import pytest
 import torch
+from stub_generators import Stub
 
 from genrep.generate import Recipe, generate, load_generator, make_recipe
 from genrep.generate.generation import Rank, rank_from_environment, resolve_device
+from genrep.generate.generators import LoadedGenerator
 from genrep.generate.samples import draw_samples
 from genrep.shards.codec import decode
 from genrep.shards.errors import DataError
@@ -84,6 +87,41 @@ def test_two_runs_write_equal_bytes_whatever_the_number_of_encode_workers(genera
         generate(recipe, tmp_path / name, generator=generator, encode_workers=workers)
     assert hashes(tmp_path / "one") == hashes(tmp_path / "again") == hashes(tmp_path / "two")
     assert len(list((tmp_path / "one").glob("shard-*.tar"))) == 5
+
+
+class Together(Stub):
+    """Renders nothing before two threads have come."""
+
+    thread_safe = True
+
+    def __init__(self):
+        super().__init__()
+        self.threads, self.both = set(), threading.Event()
+
+    def render(self, latents, labels):
+        self.threads.add(threading.current_thread())
+        if len(self.threads) == 2:
+            self.both.set()
+        self.both.wait(20)
+        return super().render(latents, labels)
+
+
+def test_a_thread_safe_generator_is_rendered_by_as_many_threads_as_torch_has_and_the_bytes_stay(tmp_path):
+    before = torch.get_num_threads()
+    found = {}
+    try:
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            generator = LoadedGenerator(Together(), spec="stub", arguments={})
+            if threads == 1:
+                generator.plug_in.both.set()
+            recipe = make_recipe(generator, num_samples=8, micro_batch=4, shard_size=8)
+            generate(recipe, tmp_path / f"{threads}", generator=generator)
+            found[threads] = len(generator.plug_in.threads), hashes(tmp_path / f"{threads}")
+    finally:
+        torch.set_num_threads(before)
+    assert (found[2][0], found[1][0]) == (2, 1)
+    assert found[2][1] == found[1][1]
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])

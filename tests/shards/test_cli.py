@@ -2,6 +2,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from genrep.shards import cli
 from genrep.shards.cli import Command, Group
 
 
@@ -38,3 +39,11 @@ def test_a_usage_fault_is_one_line_and_status_2(command, arguments, line):
     assert result.exit_code == 2
     assert result.output.startswith(line)
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(main, ["count", "--n", "1"]), (alone, ["--n", "1"])])
+def test_every_command_keeps_the_memory_that_it_frees(monkeypatch, command, arguments):
+    kept = []
+    monkeypatch.setattr(cli, "keep_memory", lambda: kept.append(True))
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    assert kept == [True]
