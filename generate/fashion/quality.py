@@ -80,7 +80,7 @@ def main(
         count = len(learn.images)
         labels = torch.arange(count) % NUM_CLASSES
         generated = Labelled(rendered(conditional, count, labels, draws), labels)
-        # generated images carry faint marks of the network that a classifier can lean on and real images lack
+        # a classifier can lean on what bare generated images have and real ones lack; T_x hides some of it
         plain = [classifier, trained_classifier(generated, seed=seed)]
         moved = [trained_classifier(data, seed=seed, augment=True) for data in (learn, generated)]
         result["accuracy_held_out_of_classifiers"] = {
