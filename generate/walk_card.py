@@ -148,7 +148,7 @@ def load_classifier(spec: str) -> Classifier:
     Raises:
         DataError: If there is none, or the file holds other weights.
     """
-    from genrep.generate.fashion.quality import Classifier as FashionClassifier
+    from genrep.generate.fashion.classifier import Classifier as FashionClassifier
     from genrep.generate.unpickling import load_tensors
 
     path = Path(spec)

@@ -21,6 +21,9 @@ class Jitter:
         return asdict(self)
 
 
+NUM_DRAWS = 5  # rotation, scale, shift x, shift y, brightness
+
+
 def jitter_images(images: Tensor, generator: torch.Generator, ranges: Jitter | None = None) -> Tensor:
     """Move, scale, turn and brighten each image by its own draw.
 
@@ -32,20 +35,30 @@ def jitter_images(images: Tensor, generator: torch.Generator, ranges: Jitter | N
     Returns:
         float32 (B, 1, H, W) in [-1, 1].
     """
-    ranges = ranges or Jitter()
-    count, height, width = images.shape
+    draws = torch.stack([torch.rand(len(images), generator=generator) for _ in range(NUM_DRAWS)], dim=1)
+    return jittered_by(draws, images[:, None].float() / 255, ranges or Jitter())
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
 
-    angle = uniform(-ranges.rotation, ranges.rotation) * math.pi / 180
-    scale = torch.exp(uniform(*(math.log(bound) for bound in ranges.scale)))
-    shift_x, shift_y = (uniform(-ranges.shift, ranges.shift) for _ in range(2))
+def jittered_by(draws: Tensor, light: Tensor, ranges: Jitter) -> Tensor:
+    """Jitter by given draws; differentiable in both.
+
+    Args:
+        draws: (B, 5) in [0, 1]: where in their ranges rotation, scale, shift x, shift y and brightness lie.
+        light: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        (B, 1, H, W) in [-1, 1].
+    """
+    height, width = light.shape[2:]
+    log_scale = [math.log(bound) for bound in ranges.scale]
+    lows = draws.new_tensor([-ranges.rotation, log_scale[0], -ranges.shift, -ranges.shift, ranges.brightness[0]])
+    highs = draws.new_tensor([ranges.rotation, log_scale[1], ranges.shift, ranges.shift, ranges.brightness[1]])
+    degrees, log, shift_x, shift_y, brightness = (lows + (highs - lows) * draws).unbind(dim=1)
+    angle, scale = degrees * math.pi / 180, torch.exp(log)
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     offset_x, offset_y = -2 * shift_x / width, -2 * shift_y / height  # output -> input, grid units
     rows = [cosine, sine, cosine * offset_x + sine * offset_y, -sine, cosine, cosine * offset_y - sine * offset_x]
-    theta = torch.stack(rows, dim=1).view(count, 2, 3)
-    grid = F.affine_grid(theta, [count, 1, height, width], align_corners=False)
-    moved = F.grid_sample(images[:, None].float() / 255, grid, align_corners=False)
-    bright = moved * uniform(*ranges.brightness)[:, None, None, None]
-    return bright.clamp(0, 1) * 2 - 1
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(light.shape), align_corners=False)
+    moved = F.grid_sample(light, grid, align_corners=False)
+    return (moved * brightness[:, None, None, None]).clamp(0, 1) * 2 - 1

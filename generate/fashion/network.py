@@ -1,11 +1,14 @@
-"""The two small networks of the embedded generator: 28 x 28 grey garments, ten classes and a null mode."""
+"""The small networks of the embedded generators: 28 x 28 grey garments, ten classes and a null mode."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+
+from genrep.generate.fashion.jitter import NUM_DRAWS, Jitter, jittered_by
 
 LATENT_DIM = 64
 EMBEDDING_DIM = 32
@@ -35,19 +38,11 @@ class ConditionalNorm(nn.Module):
         return torch.addcmul(bias.to(x.dtype)[:, :, None, None], x, gain.to(x.dtype)[:, :, None, None])
 
 
-class Generator(nn.Module):
-    """z (B, 64) and labels (B,) in 0..10 -> images (B, 1, 28, 28) in [-1, 1].
+class Drawing(nn.Module):
+    """A conditioning vector (B, C) -> images (B, 1, 28, 28) in [-1, 1]."""
 
-    A class conditions through a learned embedding. The null mode has no class to condition on:
-    a small network of z takes the embedding's place, so that one latent space can hold ten kinds
-    of garment with gaps between them.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, cond_dim: int) -> None:
         super().__init__()
-        cond_dim = LATENT_DIM + EMBEDDING_DIM
-        self.embedding = nn.Embedding(NUM_CLASSES, EMBEDDING_DIM)
-        self.null_embedding = nn.Sequential(nn.Linear(LATENT_DIM, 128), nn.ReLU(), nn.Linear(128, EMBEDDING_DIM))
         self.stem = nn.Linear(cond_dim, 192 * 7 * 7)
         self.norms = nn.ModuleList(ConditionalNorm(c, cond_dim) for c in (192, 128, 64, 32))
         self.convs = nn.ModuleList(
@@ -58,18 +53,54 @@ class Generator(nn.Module):
                 nn.Conv2d(32, 1, 3, padding=1),
             ]
         )
-        _orthogonal(self)
 
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        null = (labels == NULL)[:, None]
-        embedding = torch.where(null, self.null_embedding(z), self.embedding(labels.clamp(max=NUM_CLASSES - 1)))
-        cond = torch.cat([z, embedding], dim=1)
+    def drawn(self, cond: Tensor) -> Tensor:
         x = self.stem(cond).view(-1, 192, 7, 7).contiguous(memory_format=torch.channels_last)
         bias = None
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = F.relu(norm(x, cond, bias), inplace=True)
             x, bias = without_bias(conv, x), conv.bias
         return torch.tanh(x + bias)
+
+
+class NullGenerator(Drawing):
+    """z (B, 64) and labels (B,) in 0..10, or None for the null mode -> images (B, 1, 28, 28) in [-1, 1].
+
+    A class conditions through a learned embedding. The null mode has no class to condition on:
+    a small network of z takes the embedding's place, so that one latent space can hold ten kinds
+    of garment with gaps between them. Of the two modes only the null one is used; it learned beside the other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(LATENT_DIM + EMBEDDING_DIM)
+        self.embedding = nn.Embedding(NUM_CLASSES, EMBEDDING_DIM)
+        self.null_embedding = nn.Sequential(nn.Linear(LATENT_DIM, 128), nn.ReLU(), nn.Linear(128, EMBEDDING_DIM))
+        _orthogonal(self)
+
+    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            labels = torch.full((len(z),), NULL, device=z.device)
+        null = (labels == NULL)[:, None]
+        embedding = torch.where(null, self.null_embedding(z), self.embedding(labels.clamp(max=NUM_CLASSES - 1)))
+        return self.drawn(torch.cat([z, embedding], dim=1))
+
+
+class ClassGenerator(Drawing):
+    """z (B, 64) and labels (B,) in 0..9 -> images (B, 1, 28, 28) in [-1, 1].
+
+    The first five latents say how the garment lies (rotation, scale, shifts, brightness: through the normal's
+    distribution function to the draws of the training images' jitter), the others and the class how it looks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(LATENT_DIM - NUM_DRAWS + EMBEDDING_DIM)
+        self.embedding = nn.Embedding(NUM_CLASSES, EMBEDDING_DIM)
+        _orthogonal(self)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        garment = self.drawn(torch.cat([z[:, NUM_DRAWS:], self.embedding(labels)], dim=1))
+        draws = torch.special.ndtr(z[:, :NUM_DRAWS].float())
+        return jittered_by(draws, garment.float() / 2 + 0.5, Jitter())
 
 
 def without_bias(conv: Any, x: Tensor) -> Tensor:
@@ -94,6 +125,44 @@ def _one_channel(x: Tensor, weight: Tensor) -> Tensor:
     return sum(shifted[1:], start=shifted[0])[:, None]
 
 
+class ProjectedDiscriminator(nn.Module):
+    """Images (B, 1, 28, 28) and labels (B,) in 0..9 -> logits (B,), from four maps of a frozen classifier.
+
+    One head a map, each of which ends in a class projection; their outputs are added (Sauer et al. 2021, without its
+    random mixing of the maps).
+    """
+
+    def __init__(self, maps: Callable[[Tensor], list[Tensor]]) -> None:
+        super().__init__()
+        self.maps = maps
+        self.heads = nn.ModuleList(Head(32 * width, stride) for width, stride in ((1, 2), (2, 2), (4, 1), (4, 1)))
+        _orthogonal(self)
+        for module in self.heads.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+                spectral_norm(module)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits = [head(x, labels) for head, x in zip(self.heads, self.maps(images), strict=True)]
+        return torch.stack(logits).sum(dim=0)
+
+
+class Head(nn.Module):
+    """A map (B, C, H, W) and labels (B,) -> logits (B,)."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(channels, 64, 3, stride=stride, padding=1), nn.Conv2d(64, 64, 3, padding=1)]
+        )
+        self.linear = nn.Linear(64, 1)
+        self.embedding = nn.Embedding(NUM_CLASSES, 64)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.2)
+        return projected(x.sum(dim=(2, 3)) / 4, labels, self)
+
+
 class Discriminator(nn.Module):
     """Images (B, 1, 28, 28) and labels (B,) in 0..10 -> logits (B,); projection discriminator (Miyato 2018)."""
 
@@ -111,8 +180,12 @@ class Discriminator(nn.Module):
         x = images
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.2)
-        features = x.sum(dim=(2, 3))
-        return self.linear(features)[:, 0] + (features * self.embedding(labels)).sum(dim=1)
+        return projected(x.sum(dim=(2, 3)), labels, self)
+
+
+def projected(features: Tensor, labels: Tensor, network: Any) -> Tensor:
+    """A linear output plus the inner product with the class (Miyato and Koyama 2018): (B, C), (B,) -> (B,)."""
+    return network.linear(features)[:, 0] + (features * network.embedding(labels)).sum(dim=1)
 
 
 def _orthogonal(network: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""Measure the embedded generator against held-out real images, jittered like its training data.
+"""Measure the embedded generators against held-out real images, jittered like their training data.
 
-`python -m genrep.generate.fashion.quality --weights fashion.safetensors --out quality.json`
+`python -m genrep.generate.fashion.quality --out quality.json`
 
 Needs the ``fidelity`` extra for the Frechet distance (torch-fidelity). Test images are never read.
 """
@@ -12,20 +12,23 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from genrep.generate.fashion import FashionGenerator
+from genrep.generate.fashion.classifier import Classifier, trained_classifier
 from genrep.generate.fashion.jitter import jitter_images
 from genrep.generate.fashion.network import NUM_CLASSES
 from genrep.shards import fashion_mnist
 
 NUM_HELD_OUT = 6000  # images on each side of every Frechet distance
-BATCH_SIZE = 128
 
 
 @click.command()
-@click.option("--weights", type=click.Path(exists=True, path_type=Path), help="Left out: the weights in the package.")
+@click.option(
+    "--class-weights", type=click.Path(exists=True, path_type=Path), help="Left out: the weights in the package."
+)
+@click.option("--null-weights", type=click.Path(exists=True, path_type=Path), help="The same for the null mode.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write.")
 @click.option(
     "--classifier", "classifier_file", type=click.Path(path_type=Path), help="Keep the real-trained classifier here."
@@ -35,7 +38,8 @@ BATCH_SIZE = 128
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
 def main(
-    weights: Path | None,
+    class_weights: Path | None,
+    null_weights: Path | None,
     out: Path,
     classifier_file: Path | None,
     samples_file: Path | None,
@@ -48,8 +52,8 @@ def main(
     draws = torch.Generator().manual_seed(seed)
     learn = jittered("learn", draws)
     held_out = jittered("held-out", draws)
-    classifier = trained_classifier(learn, seed=seed, file=classifier_file)
-    conditional, unconditional = (FashionGenerator(mode, weights=weights) for mode in ("class", "null"))
+    classifier = trained_classifier(learn.images, learn.labels, seed=seed, file=classifier_file)
+    conditional, unconditional = FashionGenerator("class", class_weights), FashionGenerator("null", null_weights)
     num_views = NUM_HELD_OUT
     labels = torch.arange(num_views) % NUM_CLASSES
     by_class = rendered(conditional, num_views, labels, draws)
@@ -81,8 +85,8 @@ def main(
         labels = torch.arange(count) % NUM_CLASSES
         generated = Labelled(rendered(conditional, count, labels, draws), labels)
         # a classifier can lean on what bare generated images have and real ones lack; T_x hides some of it
-        plain = [classifier, trained_classifier(generated, seed=seed)]
-        moved = [trained_classifier(data, seed=seed, augment=True) for data in (learn, generated)]
+        plain = [classifier, trained_classifier(generated.images, generated.labels, seed=seed)]
+        moved = [trained_classifier(data.images, data.labels, seed=seed, view=augmented) for data in (learn, generated)]
         result["accuracy_held_out_of_classifiers"] = {
             f"trained on {source}, {protocol}": accuracy(twin, held_out.images, held_out.labels)
             for protocol, twins_of in (("plain", plain), ("T_x", moved))
@@ -103,69 +107,6 @@ def jittered(part: fashion_mnist.Part, draws: torch.Generator) -> Labelled:
     """Real images of one part, each jittered once."""
     data = fashion_mnist.load(part)
     return Labelled(jitter_images(torch.from_numpy(data.images.copy()), draws), torch.from_numpy(data.labels.copy()))
-
-
-class Classifier(nn.Module):
-    """Images (B, 1, 28, 28) in [-1, 1] -> logits (B, 10), through 128 features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = [(1, 32, 1), (32, 64, 2), (64, 128, 2), (128, 128, 1)]  # in, out, stride
-        self.body = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(i, o, 3, stride=s, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
-                for i, o, s in widths
-            ),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
-        self.head = nn.Linear(128, NUM_CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(images))
-
-    @torch.no_grad()
-    def features_of(self, images: Tensor) -> Tensor:
-        return torch.cat([self.body(batch) for batch in images.split(500)])
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        return self.head(self.features_of(images)).argmax(dim=1)
-
-
-def trained_classifier(
-    data: Labelled, *, seed: int, epochs: int = 8, augment: bool = False, file: Path | None = None
-) -> Classifier:
-    """Train on ``data`` for a fixed budget (AdamW, one cycle), or read what an earlier call kept in ``file``.
-
-    Args:
-        augment: Show each image under a new T_x every time.
-    """
-    torch.manual_seed(seed)
-    classifier = Classifier().to(memory_format=torch.channels_last)
-    if file is not None and file.exists():
-        classifier.load_state_dict(torch.load(file, weights_only=True))
-        return classifier.eval()
-    steps = epochs * (len(data.images) // BATCH_SIZE)
-    optimiser = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    draws = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        order = torch.randperm(len(data.images), generator=draws)
-        for chosen in order[: len(order) // BATCH_SIZE * BATCH_SIZE].split(BATCH_SIZE):
-            images = data.images[chosen]
-            if augment:
-                images = augmented(images, draws)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = classifier(images.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), data.labels[chosen])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    if file is not None:
-        torch.save(classifier.state_dict(), file)
-    return classifier.eval()
 
 
 def augmented(images: Tensor, draws: torch.Generator) -> Tensor:

@@ -1,13 +1,25 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from genrep.generate.fashion import FashionGenerator, conditional, unconditional
+from genrep.generate import fashion
+from genrep.generate.fashion import FashionGenerator, class_run, conditional, unconditional
+from genrep.generate.fashion.class_run import ClassRun, margin_distance, margins
+from genrep.generate.fashion.classifier import Classifier
 from genrep.generate.fashion.jitter import Jitter, jitter_images
-from genrep.generate.fashion.network import ConditionalNorm, Generator, without_bias
-from genrep.generate.fashion.training import Run, main
+from genrep.generate.fashion.network import (
+    ClassGenerator,
+    ConditionalNorm,
+    NullGenerator,
+    ProjectedDiscriminator,
+    without_bias,
+)
+from genrep.generate.fashion.null_run import NullRun
+from genrep.generate.fashion.training import main
+from genrep.shards import fashion_mnist
 from genrep.shards.errors import DataError
 
 STILL = {"shift": 0.0, "scale": (1.0, 1.0), "rotation": 0.0, "brightness": (1.0, 1.0)}
@@ -74,10 +86,24 @@ def test_a_conditional_norm_adds_the_bias_left_out_in_front_of_it_and_normalises
 @torch.no_grad()
 def test_convolutions_of_the_generator_without_their_bias_are_what_torch_computes_with_it_but_for_it(place):
     torch.manual_seed(0)
-    conv = Generator().convs[place]
+    conv = NullGenerator().convs[place]
     torch.nn.init.normal_(conv.bias)
     x = torch.randn(3, conv.in_channels, 5, 8)
     torch.testing.assert_close(without_bias(conv, x) + conv.bias[:, None, None], conv(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_first_latents_of_the_class_mode_place_the_garment_over_the_whole_range_of_the_jitter():
+    torch.manual_seed(0)
+    generator = ClassGenerator().eval()
+    latents = torch.zeros(4, 64)
+    latents[:, 5:] = torch.randn(59)
+    latents[0, 2], latents[1, 2] = -20.0, 20.0  # shift x, by -3 and by 3 px
+    latents[2, 4], latents[3, 4] = -20.0, 20.0  # brightness, 0.7 and 1.2
+    left, right, dim, bright = (generator(latents, torch.full((4,), 7)) + 1) / 2
+    assert right[:, :, 6:].std() > 0.1
+    torch.testing.assert_close(right[:, :, 6:], left[:, :, :-6], atol=1e-4, rtol=0)
+    torch.testing.assert_close(bright, (dim * 1.2 / 0.7).clamp(max=1), atol=1e-4, rtol=0)
 
 
 def test_an_image_is_a_function_of_its_latent_and_class_alone():
@@ -108,14 +134,62 @@ def test_foreign_weights_are_refused_by_name(tmp_path):
         FashionGenerator("class", tmp_path / "text.safetensors")
 
 
-def test_training_stopped_and_resumed_equals_training_never_stopped():
-    whole = Run(steps=4, batch_size=8, seed=3)
+def test_weights_of_the_other_mode_are_refused():
+    folder = Path(fashion.__file__).parent
+    for mode, name in (("class", "fashion-null"), ("null", "fashion")):
+        with pytest.raises(DataError, match=rf"{name}\.safetensors holds no weights"):
+            FashionGenerator(mode, folder / f"{name}.safetensors")
+
+
+def test_a_margin_is_the_labels_logit_minus_the_largest_other_one():
+    logits = torch.tensor([[1.0, 3.0, 2.5], [1.0, 3.0, 2.5], [-3.0, -1.0, -2.5]])
+    assert margins(logits, torch.tensor([1, 0, 1])).tolist() == [0.5, -2.0, 1.5]
+
+
+def test_the_distance_of_margins_pairs_them_by_rank_and_sees_nothing_above_five():
+    first = torch.tensor([2.0, 0.0])
+    assert margin_distance(first, torch.tensor([0.0, 2.0])).item() == 0
+    assert margin_distance(first, torch.tensor([1.0, 5.0])).item() == 2.0  # (|0 - 1| + |2 - 5|) / 2
+    assert margin_distance(torch.tensor([9.0, 0.0]), torch.tensor([0.0, 6.0])).item() == 0
+
+
+def test_the_class_run_tells_its_discriminators_what_the_teacher_sees():
+    teacher = Classifier()
+    torch.nn.init.zeros_(teacher.head.weight)
+    teacher.head.bias.data = (torch.arange(10) == 3).float()
+    run = ClassRun(teacher, steps=2, batch_size=4, seed=0)
+    assert run.labels_of(torch.zeros(2, 1, 28, 28), torch.tensor([0, 1])).tolist() == [3, 3]
+
+
+def test_the_null_run_forgets_the_second_half_of_the_labels():
+    run = NullRun(steps=2, batch_size=4, seed=0)
+    assert run.labels_of(torch.zeros(4, 1, 28, 28), torch.tensor([5, 6, 7, 8])).tolist() == [5, 6, 10, 10]
+
+
+def test_a_projected_discriminator_learns_heads_alone_and_tells_classes_apart():
+    torch.manual_seed(0)
+    discriminator = ProjectedDiscriminator(Classifier().eval().maps).eval()
+    assert {name.split(".")[0] for name in discriminator.state_dict()} == {"heads"}
+    assert {name.split(".")[0] for name, _ in discriminator.named_parameters()} == {"heads"}
+    image = torch.rand(1, 1, 28, 28).expand(2, -1, -1, -1)
+    same, other = (discriminator(image, torch.tensor(labels)) for labels in ([4, 4], [4, 5]))
+    torch.testing.assert_close(same, other[[0, 0]])
+    assert (other[0] - other[1]).abs() > 0.1
+
+
+def some_run(mode):
+    settings = {"steps": 4, "batch_size": 8, "seed": 3}
+    torch.manual_seed(0)
+    return ClassRun(Classifier(), **settings) if mode == "class" else NullRun(**settings)
+
+
+@pytest.mark.parametrize("mode", ["class", "null"])
+def test_training_stopped_and_resumed_equals_training_never_stopped(mode):
+    whole, first, resumed = (some_run(mode) for _ in range(3))
     for _ in range(4):
         whole.train_step()
-    first = Run(steps=4, batch_size=8, seed=3)
     for _ in range(2):
         first.train_step()
-    resumed = Run(steps=4, batch_size=8, seed=3)
     resumed.load_state_dict(first.state_dict())
     for _ in range(2):
         resumed.train_step()
@@ -123,11 +197,18 @@ def test_training_stopped_and_resumed_equals_training_never_stopped():
         assert torch.equal(resumed.generator.state_dict()[name], value), name
 
 
-def test_the_training_command_leaves_weights_the_generator_loads(tmp_path):
-    arguments = ["--out", str(tmp_path / "run"), "--steps", "2", "--batch-size", "4"]
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-    generator = FashionGenerator("null", tmp_path / "run" / "fashion.safetensors")
-    assert generator.render(torch.zeros(1, 64), None).isfinite().all()
+@pytest.mark.parametrize(("mode", "name"), [("class", "fashion"), ("null", "fashion-null")])
+def test_the_training_command_leaves_weights_the_generator_loads(tmp_path, monkeypatch, mode, name):
+    data = fashion_mnist.load("learn")
+    few = type(data)(data.images[:128], data.labels[:128])
+    monkeypatch.setattr(fashion_mnist, "load", lambda part: few)
+    monkeypatch.setattr(class_run, "TEACHER_EPOCHS", 1)
+    arguments = ["--mode", mode, "--out", str(tmp_path / "run"), "--steps", "2", "--batch-size", "4"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    generator = FashionGenerator(mode, tmp_path / "run" / f"{name}.safetensors")
+    labels = torch.zeros(1, dtype=torch.int64) if mode == "class" else None
+    assert generator.render(torch.zeros(1, 64), labels).isfinite().all()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 2
     refused = CliRunner().invoke(main, [*arguments, "--seed", "1"])
     assert refused.exit_code == 1

@@ -139,7 +139,7 @@ def test_the_filmstrip_has_a_row_a_sample_and_a_column_a_strength(generator):
 def test_a_classifier_is_named_by_factory_or_file(tmp_path):
     assert load_classifier("blob_generators:left_or_right")(torch.zeros(2, 1, 16, 16)).shape == (2, 2)
 
-    from genrep.generate.fashion.quality import Classifier
+    from genrep.generate.fashion.classifier import Classifier
 
     torch.save(Classifier().state_dict(), tmp_path / "classifier.pt")
     assert load_classifier(str(tmp_path / "classifier.pt"))(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
