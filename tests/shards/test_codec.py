@@ -134,6 +134,26 @@ def test_an_image_has_the_same_bytes_whatever_lay_in_memory_and_whichever_thread
             assert list(pool.map(lambda _: codec.encode(images, format="png"), range(8))) == [expected] * 8
 
 
+def test_an_image_has_the_same_bytes_wherever_its_compressor_lies(monkeypatch):
+    library, kept = codec._zlib(), []
+
+    class Kept:
+        """The library, but every compressor stays, so that the next one lies elsewhere."""
+
+        Z_SYNC_FLUSH = library.Z_SYNC_FLUSH
+        crc32 = library.crc32
+
+        @staticmethod
+        def compressobj(level):
+            kept.append(library.compressobj(level))
+            return kept[-1]
+
+    monkeypatch.setattr(codec, "_zlib", lambda: Kept)
+    image = np.zeros((1, 28, 28, 1), np.uint8)
+    image[:, ::3, 5:] = np.arange(23)[:, None]
+    assert len({codec.encode(image, format="png")[0] for _ in range(12_000)}) == 1
+
+
 def test_the_default_is_lossless_up_to_64_pixels():
     assert [codec.default_format(*size) for size in [(28, 28), (64, 64), (64, 65), (128, 128)]] == [
         "png", "png", "jpg", "jpg",
@@ -227,8 +247,8 @@ def test_pixels_of_another_mode_are_refused():
         codec.decode(file.getvalue(), channels=3)
 
 
-def test_the_versions_name_the_libraries_that_decide_over_bytes():
-    assert set(codec.codec_versions()) == {"isal", "pillow", "pyarrow", "simplejpeg"}
+def test_the_versions_name_the_libraries_that_decide_over_bytes_and_the_way_pngs_are_made():
+    assert set(codec.codec_versions()) == {"isal", "pillow", "png", "pyarrow", "simplejpeg"}
 
 
 def test_a_large_image_is_refused_without_a_warning_beside_the_error():
