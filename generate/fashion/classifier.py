@@ -1,5 +1,6 @@
 """A small classifier of 28 x 28 garments: it judges the embedded generator, and teaches its class mode."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,5 +85,7 @@ def trained_classifier(
             optimiser.step()
             schedule.step()
     if file is not None:
-        torch.save(classifier.state_dict(), file)
+        temporary = file.with_suffix(".tmp")
+        torch.save(classifier.state_dict(), temporary)
+        os.replace(temporary, file)
     return classifier.eval()
