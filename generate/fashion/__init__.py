@@ -56,7 +56,8 @@ class FashionGenerator:
             state = {name: value.float() for name, value in load_file(path).items()}
             missing, unexpected = self.network.load_state_dict(state, strict=False)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise DataError(f"{path} holds no weights of the {self.name} generator: {error}") from error
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # of PyTorch's list the first
+            raise DataError(f"{path} holds no weights of the {self.name} generator: {reason}") from error
         if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
             raise DataError(
                 f"{path} holds no weights of the {self.name} generator: missing {missing}, unknown {unexpected}"

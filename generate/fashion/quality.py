@@ -20,6 +20,7 @@ from genrep.generate.fashion.classifier import Classifier, trained_classifier
 from genrep.generate.fashion.jitter import jitter_images
 from genrep.generate.fashion.network import NUM_CLASSES
 from genrep.shards import fashion_mnist
+from genrep.shards.cli import faults_in_one_line
 
 NUM_HELD_OUT = 6000  # images on each side of every Frechet distance
 
@@ -49,11 +50,12 @@ def main(
 ) -> None:
     """Frechet distances, class fidelity, the classifier trained on generated images, and the speed."""
     torch.set_num_threads(threads)
+    with faults_in_one_line():
+        conditional, unconditional = FashionGenerator("class", class_weights), FashionGenerator("null", null_weights)
     draws = torch.Generator().manual_seed(seed)
     learn = jittered("learn", draws)
     held_out = jittered("held-out", draws)
     classifier = trained_classifier(learn.images, learn.labels, seed=seed, file=classifier_file)
-    conditional, unconditional = FashionGenerator("class", class_weights), FashionGenerator("null", null_weights)
     num_views = NUM_HELD_OUT
     labels = torch.arange(num_views) % NUM_CLASSES
     by_class = rendered(conditional, num_views, labels, draws)
