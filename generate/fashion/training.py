@@ -43,7 +43,7 @@ def main(
     """Train one mode on the 54,000 jittered training images.
 
     \b
-    Example: about 85 minutes on one core that computes in bfloat16
+    Example: about 75 minutes on one core that computes in bfloat16
       python -m genrep.generate.fashion.training --mode class --out runs/fashion
     """
     torch.set_num_threads(threads)

@@ -183,6 +183,16 @@ def some_run(mode):
     return ClassRun(Classifier(), **settings) if mode == "class" else NullRun(**settings)
 
 
+def test_the_distance_of_margins_moves_the_generator_of_the_class_run(monkeypatch):
+    held, free = some_run("class"), some_run("class")
+    assert held.train_step()["margin_distance"] > 0
+    monkeypatch.setattr(free, "further_losses", lambda *_: {})
+    free.train_step()
+    assert not torch.equal(held.generator.stem.weight, free.generator.stem.weight)
+    first, second = (run.discriminators.state_dict() for run in (held, free))
+    assert all(torch.equal(first[name], second[name]) for name in first)  # the same, but for the term
+
+
 @pytest.mark.parametrize("mode", ["class", "null"])
 def test_training_stopped_and_resumed_equals_training_never_stopped(mode):
     whole, first, resumed = (some_run(mode) for _ in range(3))
